@@ -7,8 +7,7 @@ import json
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import astuple, dataclass, field
-from operator import add
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from autopilot.core.node import Node
@@ -252,7 +251,12 @@ class Cost:
     seconds: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(*map(add, astuple(self), astuple(other)))
+        return Cost(
+            self.evaluations + other.evaluations,
+            self.tokens + other.tokens,
+            self.cost_usd + other.cost_usd,
+            self.seconds + other.seconds,
+        )
 
 
 @dataclass(frozen=True, slots=True)

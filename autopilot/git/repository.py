@@ -23,7 +23,8 @@ from autopilot.errors import (
 from autopilot.git.commands import CommandResult, Seen, last_line, run_git, variable
 
 _CACHED_TREE_BYTES = 16_384
-_CACHE_BYTES = 32 * 2**20
+_CACHE_BYTES = 2 << 20
+_WINDOW_BYTES, _MAPPED_BYTES = 1 << 20, 4 << 20
 _CRUD = " .,:;<>\"\\'\t\r\n"
 _NO_CRUD = re.compile(r"[<>\r\n\0]")
 _TRUE = ("true", "yes", "on", "1")
@@ -72,6 +73,9 @@ class Repository:
         # The default, 4 kB, leaves out every folder of more than a hundred files.
         pygit2.settings.cache_object_limit(ObjectType.TREE, _CACHED_TREE_BYTES)
         pygit2.settings.cache_max_size(_CACHE_BYTES)
+        # Else all packs are mapped whole, and a long run's memory grows with them.
+        pygit2.settings.mwindow_size = _WINDOW_BYTES
+        pygit2.settings.mwindow_mapped_limit = _MAPPED_BYTES
         try:
             self.pygit = pygit2.Repository(str(workdir))
         except (pygit2.GitError, KeyError, ValueError) as error:

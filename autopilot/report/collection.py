@@ -37,6 +37,7 @@ _STEP_TEXTS = ("summary", "rationale", "error")
 _LESSON = ("epoch", "strategy", "outcome", "reason", "summary", "category", "node", "by_hand")
 _IDS = 40
 _LESSONS = 500
+DETAILED = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,7 @@ class Report:
         net: From the base to the best.
         pool: The patches of all changes.
         absent: The kinds of notes that are missing although epochs exist.
+        bare: How many epochs have a row and no details, since there are too many.
     """
 
     notebook: Notebook
@@ -67,6 +69,7 @@ class Report:
     net: Changes
     pool: DiffPool
     absent: Sequence[str] = ()
+    bare: int = 0
 
     def document(self) -> dict[str, Any]:
         """The experiment for the page."""
@@ -128,6 +131,9 @@ class Report:
             sentences.append(
                 f"there are no notes of {kinds} here: `autopilot fetch {slug}` brings them"
             )
+        if self.bare:
+            shows = f"`autopilot show EPOCH -e {slug}` has them"
+            sentences.append(f"{self.bare:,} earlier epochs have no details here; {shows}")
         files = sum(d["changes"].left_out for d in self.details) + self.net.left_out
         for count, which in (
             (files, "{:,} changed files are not listed"),
@@ -147,13 +153,19 @@ class Report:
         return sentences
 
 
-def collect(notebook: Notebook, pool: DiffPool | None = None) -> Report:
-    """Reads an experiment for a report; its patches go into the pool, which reports can share."""
+def collect(notebook: Notebook, pool: DiffPool | None = None, details: int = DETAILED) -> Report:
+    """Reads an experiment for a report.
+
+    Args:
+        pool: Takes the patches; reports can share it.
+        details: How many of the newest epochs have more than their row.
+    """
     repo, epochs = notebook.repo, notebook.epochs
     pool = pool or DiffPool(repo)
-    results, memory = _results(notebook), memory_of(notebook)
+    detailed = _detailed(notebook, details)
+    results, memory = _results(notebook, detailed), memory_of(notebook)
     texts = list(dict.fromkeys(epoch.strategy for epoch in epochs))
-    pairs = list(_epochs(notebook, results, memory.lessons, texts, pool))
+    pairs = list(_epochs(notebook, detailed, results, memory.lessons, texts, pool))
     base, best = notebook.base or notebook.start, notebook.best_commit
     # Every run writes these kinds of notes; after a partial fetch some are missing.
     kinds = ("gradients", "memory", "traces") if len(epochs) > 1 else ()
@@ -169,7 +181,15 @@ def collect(notebook: Notebook, pool: DiffPool | None = None) -> Report:
         net=pool.between(objects.tree_of(repo, base), objects.tree_of(repo, best)),
         pool=pool,
         absent=[k for k in kinds if refs.read_ref(repo, notebook.layout.notes(k)) is None],
+        bare=len(epochs) - len(detailed),
     )
+
+
+def _detailed(notebook: Notebook, count: int) -> dict[int, Epoch]:
+    """The epochs to show with all details: the newest, and those that they are compared with."""
+    newest = notebook.epochs[-count:]
+    wanted = {0, *(n for e in newest for n in (e.number, e.origin, e.best_epoch, e.measured))}
+    return {epoch.number: epoch for epoch in notebook.epochs if epoch.number in wanted}
 
 
 def between(first: Notebook, second: Notebook, pool: DiffPool) -> Changes:
@@ -180,6 +200,7 @@ def between(first: Notebook, second: Notebook, pool: DiffPool) -> Changes:
 
 def _epochs(
     notebook: Notebook,
+    detailed: Mapping[int, Epoch],
     results: Mapping[str, Results],
     lessons: Sequence[Lesson],
     texts: Sequence[str],
@@ -187,8 +208,9 @@ def _epochs(
 ) -> Iterator[tuple[list[Any], dict[str, Any]]]:
     """Row and detail of each epoch, oldest first."""
     line, steps = notebook.line, defaultdict[int, dict[str, tuple[str, StepRecord]]](dict)
-    for commit, record in notebook.records(StepRecord):
-        steps[record.epoch][record.id] = (commit if record.changed else "", record)
+    for epoch in detailed.values():
+        for commit, record in notebook.steps(epoch.number):
+            steps[record.epoch][record.id] = (commit if record.changed else "", record)
     learnt = defaultdict[int, list[Lesson]](list)
     for lesson in lessons:
         learnt[lesson.epoch].append(lesson)
@@ -204,7 +226,7 @@ def _epochs(
         if number in rules:
             memory.reconsider(rules[number])
         changes = Changes()
-        if epoch.steps and number:
+        if epoch.steps and number in detailed and number:
             old, new = line[epoch.steps[0]].parents[0], line[epoch.steps[-1]].tree
             old_tree = line[old].tree if old in line else objects.tree_of(notebook.repo, old)
             changes = pool.between(old_tree, new)
@@ -233,7 +255,7 @@ def _epochs(
         ]
         detail = {
             "steps": [_step(commit, record) for commit, record in own],
-            "lessons": list(map(_lesson, learnt[number])),
+            "lessons": list(map(_lesson, learnt[number])) if number in detailed else [],
             "blocked": memory.blocked(),
             "measured": known,
             "counts": val.counts(known),
@@ -308,7 +330,7 @@ def _roles(notebook: Notebook) -> list[dict[str, Any]]:
         role.unpriced += not record.priced
         role.cost += record.cost
         role.by_epoch[record.epoch] = role.by_epoch.get(record.epoch, Cost()) + record.cost
-    spent = sum((epoch.record.cost for epoch in notebook.epochs), Cost())
+    spent = notebook.spent
     called = sum((role.cost for role in roles.values()), Cost())
     tokens, usd = spent.tokens - called.tokens, spent.cost_usd - called.cost_usd
     if tokens > 0 or usd > 1e-9:
@@ -327,11 +349,12 @@ def _roles(notebook: Notebook) -> list[dict[str, Any]]:
     ]
 
 
-def _results(notebook: Notebook) -> dict[str, Results]:
+def _results(notebook: Notebook, detailed: Mapping[int, Epoch]) -> dict[str, Results]:
     traces = defaultdict[str, dict[int, TraceRecord]](dict)
-    for _, trace in notebook.records(TraceRecord):
-        if not trace.repeat:
-            traces[trace.split][trace.epoch] = trace
+    for commit in dict.fromkeys(epoch.commit for epoch in detailed.values()):
+        for trace in notebook.journal.read_on(commit, TraceRecord):
+            if not trace.repeat:
+                traces[trace.split][trace.epoch] = trace
     results = {x: Results(x) for x in dict.fromkeys([*SPLITS, *traces]) if x in traces}
     for split, of_split in results.items():
         for _, trace in sorted(traces[split].items()):

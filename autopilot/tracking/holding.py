@@ -348,8 +348,7 @@ class _NotedMemory(Memory):
 def _lessons(notebook: Notebook) -> list[Lesson]:
     """In the order in which they were learnt, without that of an epoch that has no verdict yet."""
     last = notebook.last.epoch if notebook.last else 0
-    found = [x for _, x in notebook.records(Lesson) if x.by_hand or x.epoch <= last]
-    found.sort(key=lambda lesson: (lesson.epoch, lesson.id))
+    found = [x for x in notebook.index.lessons if x.by_hand or x.epoch <= last]
     return [x if x.experiment else replace(x, experiment=notebook.slug) for x in found]
 
 

@@ -296,8 +296,10 @@ class Notebook:
     def epoch(self, number: int) -> Epoch:
         """One epoch."""
         if number not in self._known:
-            read = self.epochs if "epochs" in self.__dict__ else self._read(number)
-            self._known |= {epoch.number: epoch for epoch in read if epoch.number == number}
+            has_all = "epochs" in self.__dict__
+            read = self.epochs if has_all else self._read(number)
+            # What was read beside it may lack a rollback.
+            self._known |= {each.number: each for each in read if has_all or each.number == number}
         if number in self._known:
             return self._known[number]
         last = self.last.epoch if self.last else -1

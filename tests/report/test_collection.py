@@ -133,3 +133,19 @@ def test_best_states_of_two_experiments_differ_by_what_came_after_the_fork(noteb
     fork = Notebook(notebook.repo, "story-fork")
     changes = between(notebook, fork, DiffPool(notebook.repo))
     assert [f.path for f in changes.files] == [SPACED]
+
+
+def test_of_many_epochs_the_newest_have_details_and_those_they_are_compared_with(notebook):
+    whole, some = collect(notebook), collect(notebook, details=1)
+    violations = COLUMNS.index("violations")
+    assert [row[:violations] for row in some.rows] == [row[:violations] for row in whole.rows]
+    # The newest, the best state that it started from, and the baseline.
+    shown = [bool(detail["counts"]["passed"]) for detail in some.details]
+    assert shown == [True, False, False, True, True]
+    for number in (0, 3, 4):
+        assert some.details[number]["counts"] == whole.details[number]["counts"]
+    assert some.details[4]["steps"] == whole.details[4]["steps"]
+    assert not some.details[1]["changes"].files
+    sentence = "2 earlier epochs have no details here; `autopilot show EPOCH -e story` has them"
+    assert sentence in some.left_out()
+    assert not any("no details" in each for each in whole.left_out())
