@@ -20,6 +20,7 @@ from autopilot.proof.verification import verify as measure
 from autopilot.review import publishing
 from autopilot.review.changes import ParameterHistory, target_branch
 from autopilot.review.proposals import Proposal, proposal_of, propose, standings
+from autopilot.text import redact
 from autopilot.tracking.notebook import Notebook
 
 Push = Annotated[
@@ -77,7 +78,7 @@ def create(
     else:
         output.line(f"wrote the request's text to {body}")
     if where:
-        publishing.publish(notebook, proposal.branch, where)
+        output.lines(map(redact, publishing.publish(notebook, proposal.branch, where)))
         output.line(
             f"pushed to {where}: {proposal.branch.name}, and autopilot/{notebook.slug} with its "
             "tags and notes"
@@ -175,7 +176,7 @@ def revert(
         output.line(f"{made.name}: one commit on {onto.name} that takes it back, {made.tip[:7]}")
         output.line(f"see it:   git show {made.name}")
         if where:
-            publishing.publish(notebook, made, where, alone=True)
+            output.lines(map(redact, publishing.publish(notebook, made, where, alone=True)))
             output.line(f"pushed to {where}")
         output.line(f"merge it: git switch {onto.short} && git merge --ff-only {made.name}")
         output.document(document | {"branch": made.name, "tip": made.tip, "deleted": None})

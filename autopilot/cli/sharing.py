@@ -16,7 +16,7 @@ from autopilot.sharing import hooks
 from autopilot.sharing.fetching import Synced
 from autopilot.sharing.fetching import fetch as receive
 from autopilot.sharing.pushing import push as send
-from autopilot.text import counted
+from autopilot.text import counted, redact
 from autopilot.tracking.layout import experiments
 
 _TOLD = ("state", "commits", "ahead", "tags", "notes", "merged", "remarks", "error", "hint")
@@ -56,7 +56,9 @@ def push(
         context.output.warning(
             "the remote takes no push as a whole: notes and tags went first, then the branches"
         )
-    return _tell(context, remote, report.outcomes, "pushed", dry_run, {"atomic": report.atomic})
+    context.output.lines(map(redact, report.said))
+    more = {"atomic": report.atomic, "said": report.said}
+    return _tell(context, remote, report.outcomes, "pushed", dry_run, more)
 
 
 def fetch(

@@ -23,7 +23,8 @@ SYNCING = "AUTOPILOT_SYNC"
 _SINGLY = 64
 _NO_ATOMIC = "does not support --atomic"
 _MOVED = ("fetch first", "non-fast-forward", "stale info", "failed to update ref", "cannot lock")
-_REMOTE_LINE = re.compile(r"^remote: ?(.*?)\s*$", re.MULTILINE)
+# What git itself says of a push beside its result.
+_OF_GIT = re.compile(r"error: (failed to push|atomic push failed)|hint: |To |Done$|Everything up")
 _QUIETLY = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules")
 # The names that are fetched to are gone in a moment, and need no fsync; the objects do.
 _FETCH = ("-c", "core.fsync=-reference", "fetch", *_QUIETLY, "--stdin", "--no-prune")
@@ -70,7 +71,7 @@ class Pushed:
 
     Args:
         rejected: Ref to the reason why the remote did not take it.
-        said: What the remote said about it: its hooks.
+        said: The lines of hooks and of the server, which begin with `remote: `.
         atomic: Whether it was all or nothing.
     """
 
@@ -79,10 +80,19 @@ class Pushed:
     atomic: bool = True
 
     @property
+    def why(self) -> str:
+        """What was said, as the end of an error's line."""
+        return ": " * bool(self.said) + "; ".join(x.removeprefix("remote: ") for x in self.said)
+
+    @property
     def reasons(self) -> list[str]:
         """The reasons, without those that follow: one refusal refuses all of an atomic push."""
         why = [w for w in dict.fromkeys(self.rejected.values()) if not w.startswith("atomic ")]
-        return why or [w for w in self.said if w.startswith("error:")] or [*self.rejected.values()]
+        return (
+            why
+            or [w[8:] for w in self.said if w.startswith("remote: error:")]
+            or [*self.rejected.values()]
+        )
 
     @property
     def moved(self) -> bool:
@@ -178,7 +188,9 @@ def push_refs(
     return _push(repo, remote, ["--atomic"] * atomic, _refspecs(repo, wanted))
 
 
-def replace_ref(repo: Repository, remote: str, name: str, new: str | None, old: str) -> None:
+def replace_ref(
+    repo: Repository, remote: str, name: str, new: str | None, old: str
+) -> tuple[str, ...]:
     """Sets a ref of a remote to another history, or deletes it, if it is where it is expected.
 
     The one place that may take commits from a remote: for refs that are made anew from others.
@@ -187,20 +199,25 @@ def replace_ref(repo: Repository, remote: str, name: str, new: str | None, old: 
         new: What it shall point at; None deletes it.
         old: What it points at; a push that came first is not lost.
 
+    Returns:
+        What was said, as `Pushed.said`.
+
     Raises:
         RemoteError: it is elsewhere, the remote does not take it, or it cannot be reached.
     """
     pushed = _push(repo, remote, [f"--force-with-lease={name}:{old}"], [f"{new or ''}:{name}"])
-    check_taken(remote, name, pushed)
+    return check_taken(remote, name, pushed)
 
 
-def check_taken(remote: str, name: str, pushed: Pushed) -> None:
-    """Raises a RemoteError where a remote did not take the branch that was pushed."""
+def check_taken(remote: str, name: str, pushed: Pushed) -> tuple[str, ...]:
+    """Raises a RemoteError where a branch that was pushed was not taken; returns what was said."""
     for reason in pushed.rejected.values():
+        branch, moved = name.removeprefix("refs/heads/"), "another push came first: try again"
         raise RemoteError(
-            f"{shown(remote)} did not take {name.removeprefix('refs/heads/')} ({reason})",
-            hint="another push came first, or its branch rules forbid it",
+            f"{shown(remote)} did not take {branch} ({reason}){pushed.why}",
+            hint=moved if pushed.moved else "see what its hooks and its branch rules ask for",
         )
+    return pushed.said
 
 
 def _push(repo: Repository, remote: str, options: list[str], specs: list[str]) -> Pushed:
@@ -210,16 +227,22 @@ def _push(repo: Repository, remote: str, options: list[str], specs: list[str]) -
     if done.returncode != 0 and _NO_ATOMIC in done.stderr:
         return Pushed({}, atomic=False)
     rejected = {}
-    for line in os.fsdecode(done.stdout).splitlines():
+    # Before git says where it pushes to, our own hook may speak.
+    printed = os.fsdecode(done.stdout).splitlines()
+    begins = [n for n, line in enumerate(printed) if line.startswith("To ")] or [len(printed)]
+    for line in printed[begins[-1] :]:
         flag, _, rest = line.partition("\t")
         spec, _, summary = rest.partition("\t")
         if flag == "!":
             reason = summary.partition("(")[2].rpartition(")")[0] or summary
             rejected[spec.partition(":")[2]] = reason
+    lines = [*printed[: begins[-1]], *done.stderr.splitlines()]
+    lines = [shown(line.rstrip()) for line in lines if not _OF_GIT.match(line)]
     if done.returncode != 0 and not rejected:
-        raise remote_error(remote, remotes(repo), done)
-    said = tuple(line for line in _REMOTE_LINE.findall(done.stderr) if line)
-    return Pushed(rejected, said if rejected else ())
+        if "fatal:" in done.stderr or begins[-1] < len(printed):
+            raise remote_error(remote, remotes(repo), done)
+        rejected = {spec.partition(":")[2]: "the pre-push hook here refused it" for spec in specs}
+    return Pushed(rejected, tuple(line for line in lines if line not in ("", "remote:")))
 
 
 def _refspecs(repo: Repository, wanted: Mapping[str, str]) -> list[str]:

@@ -28,7 +28,9 @@ from autopilot.tracking.notebook import Notebook
 _TIMEOUT_S = 600.0
 
 
-def publish(notebook: Notebook, branch: Branch, remote: str, *, alone: bool = False) -> None:
+def publish(
+    notebook: Notebook, branch: Branch, remote: str, *, alone: bool = False
+) -> tuple[str, ...]:
     """Pushes a review branch with its experiment: branch, tags and notes.
 
     A review branch there that autopilot built from an earlier state is replaced.
@@ -37,21 +39,28 @@ def publish(notebook: Notebook, branch: Branch, remote: str, *, alone: bool = Fa
         branch: Its review branch, or the one that reverts it.
         alone: Push the branch without the experiment.
 
+    Returns:
+        The lines of hooks and of the server.
+
     Raises:
         RemoteError: the remote cannot be reached, or does not take it.
         ExperimentError: the review branch on the remote has commits by hand.
     """
-    repo, ref = notebook.repo, branch.ref
+    repo, ref, said = notebook.repo, branch.ref, tuple[str, ...]()
     there = remotes.remote_refs(repo, remote, [ref]).get(ref)
     if there and not (has_object(repo, there) and commits.is_ancestor(repo, there, branch.tip)):
         _check_built(notebook, ref, there, remote)
-        remotes.replace_ref(repo, remote, ref, branch.tip, there)
+        said = remotes.replace_ref(repo, remote, ref, branch.tip, there)
     elif there != branch.tip:
-        remotes.check_taken(remote, ref, remotes.push_refs(repo, remote, {ref: branch.tip}))
-    if not alone:
-        for outcome in push(repo, remote, [notebook.slug]).outcomes:
-            if outcome.error:
-                raise ExperimentError(outcome.error, hint=outcome.hint)
+        pushed = remotes.push_refs(repo, remote, {ref: branch.tip})
+        said = remotes.check_taken(remote, ref, pushed)
+    if alone:
+        return said
+    result = push(repo, remote, [notebook.slug])
+    for outcome in result.outcomes:
+        if outcome.error:
+            raise ExperimentError(outcome.error, hint=outcome.hint)
+    return tuple(dict.fromkeys([*said, *result.said]))
 
 
 def unpublish(notebook: Notebook, remote: str) -> bool:

@@ -31,10 +31,12 @@ class PushResult:
     Args:
         atomic: Whether the remote takes all of a push or nothing. If not, notes and tags went
             first.
+        said: The lines of hooks and of the server, which begin with `remote: `.
     """
 
     outcomes: list[Synced]
     atomic: bool = True
+    said: tuple[str, ...] = ()
 
 
 def push(
@@ -71,6 +73,7 @@ class _Push:
         self.done: dict[str, Synced] = {}
         self.merged: dict[str, set[str]] = {}
         self.came: dict[str, tuple[str, ...]] = {}
+        self.said: dict[str, None] = {}
 
     def run(self, wanted: list[str]) -> PushResult:
         open_ = list(wanted)
@@ -86,7 +89,7 @@ class _Push:
                 error=f"{slug}: others pushed to {shown(self.remote)} again and again meanwhile",
                 hint="try again",
             )
-        return PushResult([self.done[slug] for slug in wanted], self.atomic)
+        return PushResult([self.done[slug] for slug in wanted], self.atomic, tuple(self.said))
 
     def _round(self, slugs: list[str]) -> list[str]:
         """One try; returns the experiments that another machine moved meanwhile."""
@@ -148,6 +151,7 @@ class _Push:
         everything = {name: oid for refs in parcel.values() for name, oid in refs.items()}
         pushed = self._push(everything)
         if not pushed.rejected:
+            self.said |= dict.fromkeys(pushed.said)
             return []
         if pushed.moved:
             return list(parcel)
@@ -155,10 +159,9 @@ class _Push:
             # One that the remote does not want must not keep the others back.
             return [slug for one, refs in parcel.items() for slug in self._send({one: refs})]
         slug = next(iter(parcel))
-        said = f": {'; '.join(pushed.said)}" if pushed.said else ""
         self.done[slug] = Synced(
             slug,
-            error=f"{shown(self.remote)} did not take {slug} ({pushed.reasons[0]}){said}",
+            error=f"{shown(self.remote)} did not take {slug} ({pushed.reasons[0]}){pushed.why}",
             hint="see what its hooks and its branch rules ask for",
         )
         return []

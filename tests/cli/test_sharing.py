@@ -402,6 +402,33 @@ def test_one_that_the_remote_refuses_does_not_keep_the_others_back(pair):
     }
 
 
+def test_what_hooks_and_servers_say_in_a_push_is_shown(pair):
+    a, _ = pair
+    server, own = a.top.parent / "r.git" / "hooks" / "post-receive", a.top / ".git/hooks/pre-push"
+
+    def says(hook, text):
+        hook.write_text(f"#!/bin/sh\n{text}\n")
+        hook.chmod(0o755)
+
+    says(server, "echo 'a request: https://x:pw@host/1' >&2; echo '\33[2J'")
+    says(own, "echo 'one file checked'; echo slow >&2")
+    out = a.call("push").out
+    assert out.splitlines()[:4] == [
+        "one file checked",
+        "slow",
+        "remote: a request: https://host/1",
+        r"remote: \x1b[2J",
+    ]
+    same(a)
+    goes_on(a, "two")
+    says(own, "echo 'no: a key in rules.txt'; exit 1")
+    before = remote(a)
+    done = a.call("push", "--json", code=1)
+    (outcome,) = done.document["experiments"]
+    assert outcome["error"].endswith("(the pre-push hook here refused it): no: a key in rules.txt")
+    assert remote(a) == before
+
+
 def test_kill_9_in_the_middle_of_a_fetch_loses_nothing(pair):
     a, b = pair
     send(a)
