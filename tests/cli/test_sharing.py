@@ -420,7 +420,7 @@ def test_what_hooks_and_servers_say_in_a_push_is_shown(pair):
         r"remote: \x1b[2J",
     ]
     same(a)
-    goes_on(a, "two")
+    goes_on(a, "three")
     says(own, "echo 'no: a key in rules.txt'; exit 1")
     before = remote(a)
     done = a.call("push", "--json", code=1)
