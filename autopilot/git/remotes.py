@@ -81,7 +81,7 @@ class Pushed:
 
     @property
     def why(self) -> str:
-        """What was said, as the end of an error's line."""
+        """The said lines as the end of an error's line."""
         return ": " * bool(self.said) + "; ".join(x.removeprefix("remote: ") for x in self.said)
 
     @property
