@@ -43,7 +43,10 @@ _TIME_UP = "time budget: an item did not end"
 _MORE_TIME = " --budget-seconds N"
 
 
-Notify = Annotated[str | None, typer.Option(metavar="CMD", help="Run it in a shell at the end.")]
+Notify = Annotated[
+    str | None,
+    typer.Option(metavar="CMD", help="Run it in a shell at the end: AUTOPILOT_STATE says how."),
+]
 
 
 def supervised(

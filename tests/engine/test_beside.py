@@ -1,4 +1,4 @@
-"""The command that is run at the end of a run."""
+"""What goes on beside a run: the command at its end, and the process that feeds a tracker."""
 
 from __future__ import annotations
 
@@ -30,3 +30,17 @@ def test_notify_runs_at_the_end_however_it_ends(
     assert done.document  # what the command prints is beside the answer
     assert "told" in done.err and "--notify `printf" in done.err and "code 3" in done.err
     assert "printf" not in str(place.notes("c", "experiment") if not code else "")
+
+
+def test_a_tracker_that_only_an_earlier_command_named_may_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    prepare = Prepare(tmp_path, lambda *_: pytest.fail("no session"), ("wandb", False))
+    beside = Beside(prepare)
+    assert beside.callbacks() == [] and beside.end() == [
+        "wandb: not installed here, nothing is sent"
+    ]
+    with pytest.raises(UsageError):
+        Beside(replace(prepare, tracker=("wandb", True)))
+    assert Beside(replace(prepare, tracker=(None, True))).end() == []
