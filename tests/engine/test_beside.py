@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from autopilot.engine.beside import Beside, Prepare
+from autopilot.errors import UsageError
 from tests.cli.conftest import Place, place  # noqa: F401  # a fixture
 
 NOTE = 'printf "%s|%s|%s|%s|%s" "$AUTOPILOT_EXPERIMENT" "$AUTOPILOT_STATE" "$AUTOPILOT_EXIT_CODE"'
