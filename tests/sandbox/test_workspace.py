@@ -12,6 +12,7 @@ from checkouts import commit_all
 
 from autopilot.core.records.record import Manifest
 from autopilot.errors import TargetError, UsageError
+from autopilot.git.commands import run_git
 from autopilot.git.worktrees import worktree_path
 from autopilot.sandbox.workspace import open_workspace, remove_leftover, undone_on_failure
 
