@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import dataclass, replace
 from typing import Any
 
 _MANY = 20
@@ -84,6 +84,9 @@ class Finding:
     expected: str = ""
 
 
+_Part = tuple[Finding, Callable[[], Mapping[str, Any]] | None]
+
+
 class TextGradient(Gradient):
     """Feedback in words: direction, attribution, severity and evidence.
 
@@ -105,8 +108,18 @@ class TextGradient(Gradient):
         if not 0.0 <= severity <= 1.0:
             raise ValueError(f"severity must be between 0 and 1, not {severity}")
         seen = (evidence,) if isinstance(evidence, str) else tuple(evidence)
-        finding = Finding(direction, attribution, severity, seen)
-        self.findings: tuple[Finding, ...] = (finding,)
+        self._parts: tuple[_Part, ...] = ((Finding(direction, attribution, severity, seen), None),)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """All pieces, with the texts of their items."""
+        if any(texts for _, texts in self._parts):
+            self._parts = tuple((replace(f, **t()) if t else f, None) for f, t in self._parts)
+        return self._bare
+
+    @property
+    def _bare(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding, _ in self._parts)
 
     @property
     def values(self) -> tuple[Any, ...]:  # type: ignore[override]  # read-only view of findings
@@ -125,33 +138,38 @@ class TextGradient(Gradient):
     @property
     def severity(self) -> float:
         """0 to 1, higher is worse: the mean over all findings."""
-        return sum(f.severity for f in self.findings) / len(self.findings)
+        return sum(f.severity for f in self._bare) / len(self._parts)
 
     @property
     def evidence(self) -> tuple[str, ...]:
         """All observations, each once."""
-        return tuple(dict.fromkeys(text for f in self.findings for text in f.evidence))
+        return tuple(dict.fromkeys(text for f in self._bare for text in f.evidence))
 
     @classmethod
-    def of(cls, findings: Iterable[Finding]) -> TextGradient:
-        """A gradient of several findings."""
+    def of(cls, findings: Iterable[Finding | _Part]) -> TextGradient:
+        """A gradient of several findings.
+
+        Args:
+            findings: Beside one, a function may stand that makes the texts of its item, by the
+                names of the fields: it is called when an optimizer asks for `findings`.
+        """
         gradient = cls("")  # replaced: the constructor makes one finding
-        gradient.findings = tuple(findings)
+        gradient._parts = tuple((f, None) if isinstance(f, Finding) else f for f in findings)
         return gradient
 
     def accumulate(self, other: Gradient) -> Gradient:
         if isinstance(other, TextGradient):
-            return TextGradient.of(self.findings + other.findings)
-        return TextGradient.of((*self.findings, Finding(other.render())))
+            return TextGradient.of(self._parts + other._parts)
+        return TextGradient.of((*self._parts, Finding(other.render())))
 
     def for_items(self, ids: Set[str]) -> Gradient | None:
-        found = [finding for finding in self.findings if not finding.item or finding.item in ids]
+        found = [part for part in self._parts if not part[0].item or part[0].item in ids]
         return TextGradient.of(found) if found else None
 
     def about(self) -> str:
         """The attribution with the most severity; of equals, the first by name."""
         severity: dict[str, float] = defaultdict(float)
-        for finding in self.findings:
+        for finding in self._bare:
             if finding.attribution:
                 severity[finding.attribution] += finding.severity
         return min(severity, key=lambda name: (-severity[name], name), default="")
@@ -177,7 +195,7 @@ class TextGradient(Gradient):
 
     def _ranked(self) -> list[tuple[tuple[str, str], list[Finding]]]:
         groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
-        for finding in sorted(self.findings, key=lambda finding: -finding.severity):
+        for finding in sorted(self._bare, key=lambda finding: -finding.severity):
             groups[finding.attribution, finding.direction].append(finding)
         return sorted(
             groups.items(), key=lambda group: (-sum(f.severity for f in group[1]), group[0])

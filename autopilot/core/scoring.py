@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from autopilot.core.comparison import Monitored
@@ -269,15 +270,14 @@ def worst_first(data: Datum, monitor: str, mode: str, targets: Any = None) -> Gr
         request = NO_WORDS
         if value is not None and item.outcome != "failed":
             request = wish(monitor, mode)
-        findings.append(
-            Finding(
-                direction=item.feedback or item.error_message or request,
-                severity=badness.get(item.id, 1.0),
-                evidence=() if alone and not badness else (about,),
-                item="" if alone else item.id,
-                **exchange(item, given[id(item)]),
-            )
+        finding = Finding(
+            direction=item.feedback or item.error_message or request,
+            severity=badness.get(item.id, 1.0),
+            evidence=() if alone and not badness else (about,),
+            item="" if alone else item.id,
         )
+        # Few optimizers read the texts, and to make them takes longer than all else here.
+        findings.append((finding, partial(exchange, item, given[id(item)])))
     return TextGradient.of(findings) if findings else None
 
 

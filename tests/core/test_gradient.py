@@ -110,3 +110,20 @@ def test_feedback_on_some_items():
     assert TextGradient.of([Finding("a", item="i1")]).for_items({"i2"}) is None
     plain = Gradient("x")
     assert plain.for_items({"i1"}) is plain
+
+
+def test_texts_of_items_are_made_once_and_only_where_findings_are_asked_for():
+    asked = []
+
+    def texts(name):
+        asked.append(name)
+        return {"input": name, "output": "?"}
+
+    parts = [(Finding("be brief", item=name), lambda name=name: texts(name)) for name in "abc"]
+    gradient = TextGradient.of(parts).accumulate(TextGradient("be polite")).for_items({"a", "b"})
+    assert "be brief (2 findings" in gradient.render()
+    assert (gradient.direction, gradient.about(), gradient.severity) == ("be brief", "", 1.0)
+    assert asked == []
+    found = [(each.item, each.input, each.output) for each in gradient.findings]
+    assert found == [("a", "a", "?"), ("b", "b", "?"), ("", "", "")]
+    assert gradient.values is not None and asked == ["a", "b"]
