@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.remote import Producer
+from xdist.scheduler import WorkStealingScheduling
 
 from autopilot.git.repository import Repository
 
@@ -29,9 +32,29 @@ settings.register_profile("shared", deadline=None, suppress_health_check=[Health
 settings.load_profile("shared")
 
 
+# Files in memory: most of what the tests write is thousands of small files that live for a second.
+_MEMORY = Path("/dev/shm")
+if _MEMORY.is_dir() and "PYTEST_DEBUG_TEMPROOT" not in os.environ:
+    _room = os.statvfs(_MEMORY)
+    if not _room.f_flag & os.ST_NOEXEC and _room.f_bavail * _room.f_frsize > 6 << 30:
+        os.environ["PYTEST_DEBUG_TEMPROOT"] = str(_MEMORY)
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Half again as many as processors: most of its time, a test waits for other processes."""
     return (os.cpu_count() or 2) * 3 // 2
+
+
+def pytest_xdist_make_scheduler(
+    config: pytest.Config, log: Producer
+) -> WorkStealingScheduling | None:
+    """Each worker begins with a part of the files: what a few of them import or make, one pays."""
+    return WorkStealingScheduling(config, log) if config.getvalue("dist") == "load" else None
+
+
+def pytest_collection_finish() -> None:
+    """No collection of garbage looks at thousands of tests again and again."""
+    gc.freeze()
 
 
 Serve = Callable[[Script | Sequence[Reply]], MessagesServer]

@@ -232,7 +232,7 @@ def test_a_timeout_ends_the_whole_process_group(claude) -> None:
     started = time.monotonic()
     with pytest.raises(AgentTimeoutError, match="within 1 s"):
         ClaudeCodeAgent(timeout_s=1).run("hello", AgentContext(folder=work))
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 50
     assert _ended(int((work / "child").read_text()))
 
 
@@ -273,7 +273,7 @@ def test_what_holds_the_outputs_open_is_not_waited_for(claude, leaves_the_group:
     started = time.monotonic()
     result = CommandAgent(["claude"]).run("hello", AgentContext(folder=work))
     assert "ü" * 100_000 in result.output
-    assert time.monotonic() - started < 6
+    assert time.monotonic() - started < 18
     child = int((work / "child").read_text())
     if leaves_the_group:
         os.kill(child, signal.SIGKILL)

@@ -84,9 +84,9 @@ def test_recall_of_a_hundred_thousand_is_quick():
             for n in range(100_000)
         ]
     )
-    started = time.perf_counter()
+    started = time.process_time()
     found = memory.recall(strategy="s3", category="c3", epochs=range(50_000))
-    assert time.perf_counter() - started < 0.2
+    assert time.process_time() - started < 0.2
     assert found[0].epoch == 49703
     assert len(found) == len([n for n in range(50_000) if n % 50 == 3 and n % 7 == 3])
 
@@ -302,18 +302,18 @@ def many():
     ],
 )
 def test_recall_among_a_hundred_thousand_finds_exactly_what_fits_at_once(many, filters, fits):
-    started = time.perf_counter()
+    started = time.process_time()
     found = many.recall(**filters)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     assert [x.epoch for x in found] == [n for n in range(99_999, -1, -1) if fits(n)]
     assert seconds < 0.2
 
 
 def test_a_context_does_not_read_a_hundred_thousand_lessons(many):
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(20):
         context = many.context(strategies=["s1", "new"])
-    assert time.perf_counter() - started < 0.2
+    assert time.process_time() - started < 0.2
     assert context.untried == ("new",)
     assert context.tried["s1"] == 2000
     assert [x.epoch for x in context.failures] == [99_999, 99_998, 99_997, 99_996, 99_995]

@@ -235,12 +235,11 @@ def kept(gate, scores, *, seed, tries, items, lift=0.0):
 
 @pytest.mark.parametrize("method", ["sign", "bootstrap"])
 @pytest.mark.parametrize("scores", [pass_or_fail, graded])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_change_that_changes_nothing_is_kept_in_at_most_5_percent(method, scores, seed):
+def test_a_change_that_changes_nothing_is_kept_in_at_most_5_percent(method, scores):
     honest = SignificantImprovement(0.95, method)
-    assert kept(honest, scores, seed=seed, tries=1000, items=100) <= 0.05
+    assert kept(honest, scores, seed=0, tries=1000, items=100) <= 0.05
     # What the loop would do without the gate: keep nearly half of it.
-    assert kept(Improvement(), scores, seed=seed, tries=1000, items=100) > 0.4
+    assert kept(Improvement(), scores, seed=0, tries=1000, items=100) > 0.4
 
 
 @pytest.mark.parametrize("method", ["sign", "bootstrap"])

@@ -93,10 +93,10 @@ def test_close_values_get_labels_that_differ() -> None:
 
 def test_two_thousand_epochs_share_the_columns() -> None:
     values = [math.log(epoch + 1) + epoch % 7 / 10 for epoch in range(2000)]
-    started_s = time.perf_counter()
+    started_s = time.process_time()
     lines = chart(points(*values), "f1", width=80)
 
-    assert time.perf_counter() - started_s < 1
+    assert time.process_time() - started_s < 1
     assert all(len(line) <= 80 for line in lines)
     assert max(len(line) for line in lines) == 80
     assert lines[-2].split() == ["epoch", "0", "1999"]
