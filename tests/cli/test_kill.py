@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from kills import WHO, check_nothing_left, kills
+from kills import WHO, check_nothing_left, kills, without_notes
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Done, Place
@@ -205,15 +205,7 @@ class Game:
     def check_complete(self, slug: str) -> None:
         """No commit without its notes, no kept epoch without its tag, the tip is the best."""
         place = self.place
-        steps = {record["on"] for record in place.notes(slug, "gradients")}
-        log = place.git(
-            "log",
-            "--format=%H %(trailers:key=Autopilot-Step,valueonly,separator=%x2C)",
-            f"main..autopilot/{slug}",
-        )
-        for line in log.splitlines():
-            commit, _, step = line.partition(" ")
-            assert not step or commit in steps, f"{slug}: {commit} has no gradients note"
+        assert without_notes(place, slug) == []
         judged = place.judged(slug)
         assert [record["epoch"] for record in judged] == list(range(13))
         kept = [r["epoch"] for r in judged if r["verdict"] != "rejected"]
