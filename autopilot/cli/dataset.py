@@ -31,7 +31,8 @@ Sources = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="SOURCE...",
-        help="JSON Lines files, folders of them, or a TARGET; the project's module if not given.",
+        help="JSON Lines files, folders of them, or a TARGET, whose code in the checkout is run; "
+        "the project's module if not given.",
     ),
 ]
 _WIDTH = 100

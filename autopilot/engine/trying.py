@@ -24,11 +24,10 @@ from autopilot.engine.session import Session
 from autopilot.errors import AutopilotError, ExperimentError, LockHeldError, UsageError
 from autopilot.files import REGULAR, FileState, remove_file, replace_file
 from autopilot.git import objects
-from autopilot.git.commands import run_git
 from autopilot.git.objects import Entry
 from autopilot.git.repository import Repository
 from autopilot.git.workfiles import WorkFiles
-from autopilot.git.worktrees import NO_HOOKS, changed_files, worktree_path
+from autopilot.git.worktrees import changed_files, leave_commits, worktree_path
 from autopilot.text import as_json
 from autopilot.tracking.checkout import keep_snapshot
 from autopilot.tracking.holding import stopped
@@ -167,8 +166,7 @@ class TryPlace:
         base = self.notebook.manifest.base
         if self.repo is None or self.in_place or self.repo.head_commit() == base:
             return
-        run_git([*NO_HOOKS, "checkout", "--quiet", "--detach"], cwd=self.repo.workdir)
-        run_git([*NO_HOOKS, "reset", "--quiet", base], cwd=self.repo.workdir)
+        leave_commits(self.repo, base)
 
     def _entries(self, commit: str) -> dict[str, Entry]:
         return entries_at(self.user, commit, self.places)

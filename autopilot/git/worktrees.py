@@ -15,7 +15,7 @@ from pathlib import Path
 
 from autopilot.errors import GitCommandError, RepositoryError, remedy, translated_as
 from autopilot.git.commands import run_git
-from autopilot.git.locks import one_at_a_time
+from autopilot.git.locks import clear_stale_locks, one_at_a_time
 from autopilot.git.objects import tree_of
 from autopilot.git.repository import Repository
 
@@ -118,6 +118,14 @@ def check_out(worktree: Repository, commit: str) -> None:
     if run_git(clean, cwd=here, check=False).returncode:
         _open(here)
         run_git(clean, cwd=here)
+
+
+def leave_commits(worktree: Repository, commit: str) -> None:
+    """Goes back to a commit in a worktree of our own that its caller holds; the files stay."""
+    own = worktree.git_dir.relative_to(worktree.common_dir).as_posix()
+    clear_stale_locks(worktree, [f"{own}/HEAD", f"{own}/index"])
+    run_git([*NO_HOOKS, "checkout", "--quiet", "--detach"], cwd=worktree.workdir)
+    run_git([*NO_HOOKS, "reset", "--quiet", commit], cwd=worktree.workdir)
 
 
 def note_set_up(worktree: Repository) -> None:

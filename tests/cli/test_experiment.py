@@ -345,3 +345,16 @@ def test_a_branch_of_the_users_is_no_experiment(place):
     assert "mine" not in place.call("status").out
     place.call("gc")
     assert place.git("rev-parse", "autopilot/mine") == tip
+
+
+@pytest.mark.parametrize(
+    ("command", "whose"),
+    [
+        (("policy", "explain"), "your checkout, whose code is run"),
+        (("policy", "check"), "of your checkout"),
+        (("dataset", "list"), "the code of your checkout is run"),
+        (("replay",), "This runs the code of the branch"),
+    ],
+)
+def test_help_says_whose_code_a_command_runs(demo, command, whose):
+    assert whose in " ".join(demo.call(*command, "--help").out.split())

@@ -21,6 +21,7 @@ from autopilot.git.worktrees import (
     changed_files,
     check_out,
     commit_of_checkout,
+    leave_commits,
     note_set_up,
     remove_worktree,
     worktree_path,
@@ -81,6 +82,20 @@ def test_another_commit_is_checked_out_beside_what_the_set_up_made(
     check_out(linked, repository.head_commit())
     assert all((linked.workdir / name).exists() for name in made)
     assert not list(linked.workdir.rglob("later"))
+
+
+def test_commits_in_a_worktree_are_left_though_a_killed_git_left_its_locks(
+    repository: Repository, tmp_path: Path
+) -> None:
+    linked, base = add_worktree(repository, tmp_path / "x", repository.head_commit()), "README.md"
+    (linked.workdir / base).write_text("more\n")
+    run_git(["commit", "--quiet", "--all", "--message=theirs"], cwd=linked.workdir)
+    for name in ("HEAD.lock", "index.lock"):
+        (linked.git_dir / name).touch()
+        os.utime(linked.git_dir / name, (1, 1))
+    leave_commits(linked, repository.head_commit())
+    assert linked.head_commit() == repository.head_commit()
+    assert (linked.workdir / base).read_text() == "more\n"
 
 
 def test_a_folder_that_was_deleted_by_hand_is_no_obstacle(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from experiments import git
 
 from autopilot.errors import ExperimentError
+from autopilot.git.locks import ExclusiveLock
 from autopilot.review.changes import target_branch
 from autopilot.review.proposals import propose, standings
 from autopilot.review.publishing import publish, take_back, unpublish, withdraw
+from autopilot.tracking.layout import Layout
 
 
 @pytest.fixture
@@ -55,6 +59,29 @@ def test_before_a_merge_the_branch_is_withdrawn(top, demo):
     made = propose(demo)
     assert withdraw(demo) == made.branch.tip
     assert standings(demo.repo) == []
+
+
+def test_a_lock_that_a_killed_git_left_on_the_branch_is_cleared(top, demo, remote):
+    """A proposal needs no experiment that is held: it may be running."""
+    review = Layout("demo").review
+
+    def lock(name):
+        path = top / ".git" / f"{name}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (1, 1))
+
+    with ExclusiveLock(Layout("demo").lock(demo.repo)):
+        lock(review)
+        made = propose(demo)
+        publish(demo, made.branch, str(remote), alone=True)
+        git(top, "update-ref", "-d", review)
+        lock(f"{Layout('demo').incoming}/{review}")
+        assert unpublish(demo, str(remote))
+        propose(demo)
+        lock(review)
+        withdraw(demo)
+    assert git(top, "branch", "--list", "autopilot-review/*") == ""
 
 
 def test_after_a_merge_the_parameters_are_set_back_and_later_work_stays(top, demo):

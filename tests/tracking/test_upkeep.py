@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import contextmanager
 
 import pytest
 from experiments import Untouched, git, make
@@ -126,7 +127,17 @@ LOCKED = (
 
 def test_who_holds_an_experiment_clears_the_locks_that_a_killed_git_left(top, demo):
     """All commands that move its refs hold it: by `held`, by `stopped`, or by the store's lock."""
-    for number, hold in enumerate((held, stopped)):
+    git(top, "switch", "--quiet", "--detach", "autopilot/demo")
+
+    @contextmanager
+    def run(repo, slug):
+        store = GitStore(slug, repo.workdir)
+        store.bind([PathParameter(repo.workdir / "rules", "*.txt")])
+        store.reopen()
+        yield
+        store.close()
+
+    for number, hold in enumerate((held, stopped, run)):
         for name in LOCKED:
             lock = top / ".git" / f"{name}.lock"
             lock.parent.mkdir(parents=True, exist_ok=True)
