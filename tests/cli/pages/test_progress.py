@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import os
 import re
 from typing import TYPE_CHECKING
 
 import pytest
 
-from autopilot.cli.pages.progress import EpochTable
+from autopilot.cli.output import Output
+from autopilot.cli.pages.progress import ChildReporter, EpochTable
 from autopilot.core.records.record import MetricsRecord
 
 if TYPE_CHECKING:
@@ -214,3 +218,21 @@ def test_a_baseline_that_raises_as_a_whole_says_where(place: Place) -> None:
     assert "Traceback" not in done.out + done.err
     loud = place.autopilot("run", "counter.py", "-e", "b", "--verbose")
     assert f'File "{place.top}/counter.py", line {line}, in score' in loud.out
+
+
+def test_the_parent_of_a_run_has_the_user_s_repository_packed(place: Place) -> None:
+    beside = ChildReporter(Output(), place.top).beside
+    assert beside(0) == 0
+    place.git("config", "gc.auto", "1")
+    contents = (b"%d" % number for number in itertools.count())
+    # Loose objects are counted by those in one folder.
+    (place.top / "x").write_bytes(next(x for x in contents if blob_id(x).startswith("17")))
+    place.git("hash-object", "-w", "x")
+    pid = beside(0)
+    assert pid > 0 and os.waitpid(pid, 0) == (pid, 0)
+    assert list((place.top / ".git/objects/pack").glob("*.pack"))
+    assert beside(pid) == 0
+
+
+def blob_id(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
