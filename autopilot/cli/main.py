@@ -8,10 +8,12 @@ try:
     import signal
     import sys
     from collections.abc import Sequence
+    from importlib.util import find_spec
     from typing import TYPE_CHECKING, Any, ClassVar
 
     from autopilot import __version__
-    from autopilot.cli.output import DONE, INTERRUPTED, Output, guarded
+    from autopilot.cli.output import DONE, FAILED, INTERRUPTED, Output, guarded
+    from autopilot.errors import UsageError
     from autopilot.git import commands
 except KeyboardInterrupt:
     # Ctrl-C in the first milliseconds of a command: there is nothing to say yet.
@@ -19,6 +21,9 @@ except KeyboardInterrupt:
 
 if TYPE_CHECKING:
     import typer
+
+# Of POSIX alone: locks that a kill releases, and terminals.
+_NEEDED = ("fcntl", "termios")
 
 
 class AutoPilotCLI:
@@ -88,6 +93,10 @@ class AutoPilotCLI:
         """
         open_streams()
         output = Output.for_arguments(arguments)
+        if lacking := [name for name in _NEEDED if find_spec(name) is None]:
+            says = f"autopilot does not run on {sys.platform}: Python has no {lacking[0]} there"
+            output.error(UsageError(says, hint="use Linux, macOS, or on Windows the WSL"))
+            return FAILED
         commands.withdraw()
 
         def command() -> int:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar, get_type_hints
 from autopilot.core.module import AutoPilotModule, Module
 from autopilot.core.records.record import TASK
 from autopilot.engine import loading
-from autopilot.errors import TargetError, UsageError
+from autopilot.errors import ElsewhereError, TargetError, UsageError
 from autopilot.git import objects
 from autopilot.git.repository import Repository
 from autopilot.text import redact
@@ -115,11 +115,19 @@ def _check_module(repo: Repository, commit: str, target: Target) -> None:
     top = os.path.realpath(repo.workdir)
     places = [os.path.realpath(p) for p in found.submodule_search_locations or [found.origin or ""]]
     inside = [os.path.relpath(place, top) for place in places if place.startswith(top + os.sep)]
-    if not any(objects.entry_at(repo, commit, name) is not None for name in inside):
-        raise TargetError(
-            f"{target.text} is not in the commit: {first} is {places[0] if places else 'built in'}",
-            hint="name a file of the repository that imports it",
+    if any(objects.entry_at(repo, commit, name) is not None for name in inside):
+        return
+    where, path = places[0] if places else "built in", target.module.replace(".", "/")
+    ends = (f"/{path}.py", f"/{path}/__init__.py")
+    if any(f"/{n}".endswith(ends) for n in objects.list_tree(repo, objects.tree_of(repo, commit))):
+        raise ElsewhereError(
+            f"{target.module} is imported from {where}, not from this checkout, which has it too",
+            hint="install this checkout's packages, in an environment of its own: pip install -e .",
         )
+    raise TargetError(
+        f"{target.text} is not in the commit: {first} is {where}",
+        hint="name a file of the repository that imports it",
+    )
 
 
 def parse_hparams(pairs: Sequence[str]) -> dict[str, str]:

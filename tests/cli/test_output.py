@@ -172,6 +172,28 @@ main()
     assert done.stdout + done.stderr in ("", "interrupted\n"), done
 
 
+def test_a_platform_without_what_is_needed_is_told_so_in_one_line(tmp_path: Path) -> None:
+    """A Python that has no fcntl, as on Windows; nothing else is imported that needs it."""
+    program = """
+import sys
+class Windows:
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, *rest):
+        return None if name in ("fcntl", "termios") else self.finder.find_spec(name, *rest)
+sys.meta_path[:] = map(Windows, sys.meta_path)
+from autopilot.cli.main import main
+sys.argv[1:] = ["status"]
+main()
+"""
+    command = [sys.executable, "-P", "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, ""), done
+    first, second = done.stderr.splitlines()
+    assert first == f"error: autopilot does not run on {sys.platform}: Python has no fcntl there"
+    assert second.startswith("  hint: use Linux")
+
+
 def test_an_interrupted_import_may_raise_something_else(capsys) -> None:
     def command() -> int:
         raise RuntimeError("Error calling __set_name__") from KeyboardInterrupt()

@@ -8,9 +8,10 @@ import pytest
 
 from autopilot.core.module import AutoPilotModule
 from autopilot.engine.target import build, load_here, load_target, parse_hparams, parse_target
-from autopilot.errors import TargetError, UsageError
+from autopilot.errors import ElsewhereError, TargetError, UsageError
 from autopilot.git.commands import run_git
 from autopilot.git.repository import Repository
+from autopilot.proof.replay import failed
 
 
 @pytest.mark.parametrize(
@@ -84,6 +85,24 @@ def test_nothing_is_executed_that_is_not_in_the_commit(
         load_target(target.format(out=out), top, {}, AutoPilotModule, repository)
     assert said.format(out=out) in caught.value.message
     assert not mark.exists()
+
+
+def test_a_package_of_the_checkout_that_is_installed_from_another_one(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the installation knows the source root: a clone has the file, and imports another."""
+    for top in (repository.workdir / "packages/app/src", tmp_path / "first"):
+        (top / "far_lib").mkdir(parents=True)
+        (top / "far_lib/__init__.py").touch()
+        (top / "far_lib/tune.py").write_text("raise SystemExit")
+    run_git(["add", "--all"], cwd=repository.workdir)
+    run_git(["commit", "--quiet", "--message=package"], cwd=repository.workdir)
+    monkeypatch.syspath_prepend(tmp_path / "first")
+    with pytest.raises(ElsewhereError, match=r"far_lib\.tune is imported from .*first/far_lib") as it:
+        load_target("far_lib.tune:X", repository.workdir, {}, AutoPilotModule, repository)
+    assert "pip install -e" in it.value.hint and "--in-place" not in it.value.hint
+    with pytest.raises(ElsewhereError):  # a replay ends with it: it is no difference of an epoch
+        failed(1, it.value)
 
 
 @pytest.mark.parametrize("text", ["levels.py", "to_levels.py", "levels:Levels", "x/../levels.py"])
