@@ -7,7 +7,6 @@ data once epochs are new. Another user of the machine does not know the secret i
 from __future__ import annotations
 
 import contextlib
-import json
 import secrets
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -98,7 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
             if run is not None:
                 # The curve is in the report's data.
                 document = run.document() | {"points": len(run.points)}
-                self.wfile.write(f"data: {json.dumps(document)}\n\n".encode())
+                self.wfile.write(f"data: {dumped(document)}\n\n".encode())
                 sent_s = began_s
             elif time.monotonic() - sent_s > _BEAT_S:
                 self.wfile.write(b": \n\n")  # fails once the browser has gone
