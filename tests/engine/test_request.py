@@ -6,7 +6,8 @@ import pytest
 
 from autopilot.core.stopping import Budget, EarlyStopping, Plateau
 from autopilot.engine.options import Options
-from autopilot.engine.request import Request, claim, committed_target, name_of
+from autopilot.engine.request import Request, claim, name_of
+from autopilot.engine.target import committed_target
 from autopilot.errors import ExperimentError, LockHeldError, TargetError
 from autopilot.git import refs
 
@@ -30,7 +31,7 @@ def test_only_what_was_asked_for_is_recorded() -> None:
 
 def test_a_name_is_claimed_once(target) -> None:
     request = Request(target.workdir, "levels.py", slug="own")
-    parsed = committed_target(target, target.head_commit(), request)
+    parsed = committed_target(target, target.head_commit(), request.folder, request.target)
     assert name_of(target, parsed, request) == "own"
     slug, lock = claim(target, parsed, request)
     assert slug == "own"
@@ -45,7 +46,7 @@ def test_a_name_is_claimed_once(target) -> None:
 
 def test_without_a_name_it_is_the_targets_with_a_number(target) -> None:
     request = Request(target.workdir, "levels.py", project="spam")
-    parsed = committed_target(target, target.head_commit(), request)
+    parsed = committed_target(target, target.head_commit(), request.folder, request.target)
     slug, lock = claim(target, parsed, request)
     assert slug == "spam/levels-1"
     lock.release()
@@ -62,4 +63,4 @@ def test_the_target_must_be_in_the_commit(target, tmp_path) -> None:
         (str(outside), "is outside the repository"),
     ):
         with pytest.raises(TargetError, match=said):
-            committed_target(target, base, Request(target.workdir, text))
+            committed_target(target, base, target.workdir, text)
