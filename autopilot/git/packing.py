@@ -64,7 +64,9 @@ def start_packing(repo: Repository, before: int = 0) -> int:
         return 0
     git = shlex.join(["git", "-C", str(repo.workdir), "-c", "pack.threads=1", *_PACKING])
     command = f"{git} {shlex.join([*_PACK_LISTED, _packs(repo)])} && {git} prune-packed --quiet"
-    with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+    # Where a system cannot do it so, the next `autopilot gc` packs.
+    unable = contextlib.suppress(OSError, NotImplementedError)
+    with contextlib.ExitStack() as stack, unable:
         lock = os.open(folder, os.O_RDONLY)
         stack.callback(os.close, lock)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

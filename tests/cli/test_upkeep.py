@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from autopilot.git.locks import ExclusiveLock
 from tests.cli.conftest import COMMAND, Place
 
 
@@ -140,6 +141,21 @@ def test_a_worktree_in_use_stays(place: Place) -> None:
     assert "is run by process" in findings(place)["runs"][0]["detail"]
     assert place.finish(process).code == 0
     assert not worktree.exists()
+
+
+def test_gc_takes_no_pack_away_while_a_run_goes_on(place: Place) -> None:
+    packs = set[Path]()
+    with ExclusiveLock(place.top / ".git/autopilot/going-on.lock"):
+        for number in range(3):
+            place.write("notes.txt", str(number))
+            place.commit()
+            place.run("gc")
+            before, packs = packs, set((place.top / ".git/objects/pack").glob("*.pack"))
+            assert before < packs
+    place.write("notes.txt", "the last")
+    place.commit()
+    place.run("gc")
+    assert not packs <= set((place.top / ".git/objects/pack").glob("*.pack"))
 
 
 def test_gc_packs_and_keeps_every_object(place: Place) -> None:
