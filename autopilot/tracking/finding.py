@@ -10,7 +10,7 @@ from autopilot.errors import AutopilotError, ExperimentError, RepositoryError, S
 from autopilot.git import commits, refs, remotes
 from autopilot.git.repository import Repository
 from autopilot.git.worktrees import cache_folder, worktree_path
-from autopilot.tracking.layout import BRANCHES, Layout, epoch_of_tag, experiments
+from autopilot.tracking.layout import BRANCHES, Layout, epoch_of_tag, experiments, is_experiment
 from autopilot.tracking.notebook import Notebook
 
 _REMOTES = "refs/remotes/"
@@ -89,21 +89,22 @@ def _named(repo: Repository, name: str | None, project: str | None) -> tuple[str
 
 
 def _newest(repo: Repository, abroad: dict[str, str], project: str | None) -> tuple[str, str, str]:
-    own = refs.list_refs(repo, BRANCHES)
+    own = experiments(repo)
     theirs = {
         r: t for r, t in abroad.items() if not project or _slug_of(r).startswith(f"{project}/")
     }
     if own or not theirs:
         slug = latest(repo, project)
-        return slug, f"{BRANCHES}{slug}", own[f"{BRANCHES}{slug}"]
+        return slug, f"{BRANCHES}{slug}", own[slug]
     books = [(Notebook(repo, _slug_of(ref), tip), ref) for ref, tip in theirs.items()]
     newest, ref = max(books, key=lambda pair: pair[0].recency)
     return newest.slug, ref, newest.tip
 
 
 def _abroad(repo: Repository) -> dict[str, str]:
-    """Experiment branches of remotes; those of `origin` come first."""
-    found = {r: t for r, t in refs.list_refs(repo, _REMOTES).items() if _slug_of(r)}
+    """Experiment branches of remotes that a run made; those of `origin` come first."""
+    listed = ((ref, _slug_of(ref), tip) for ref, tip in refs.list_refs(repo, _REMOTES).items())
+    found = {ref: tip for ref, slug, tip in listed if slug and is_experiment(repo, slug, tip)}
     return dict(
         sorted(found.items(), key=lambda pair: not pair[0].startswith(f"{_REMOTES}origin/"))
     )

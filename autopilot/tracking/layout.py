@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from autopilot.core.records.message import EXPERIMENT, epoch_number, epoch_tag, trailer
-from autopilot.errors import ExperimentError, LockHeldError, SlugError
+from autopilot.errors import ExperimentError, LockHeldError, RepositoryError, SlugError
 from autopilot.git.commits import first_parent_log
 from autopilot.git.locks import ExclusiveLock, clear_stale_locks, stale_locks
 from autopilot.git.refs import check_free, delete_ref, list_refs, read_ref
@@ -217,12 +217,14 @@ def experiments(repo: Repository, project: str | None = None) -> dict[str, str]:
 
 def is_experiment(repo: Repository, slug: str, tip: str) -> bool:
     """Whether a run made the branch of an experiment's name, whose tip is given."""
-    return read_ref(repo, Layout(slug).notes("experiment")) is not None or _names(repo, slug, tip)
+    return read_ref(repo, f"{NOTES}{slug}/experiment") is not None or _names(repo, slug, tip)
 
 
 def _names(repo: Repository, slug: str, tip: str) -> bool:
-    newest = itertools.islice(first_parent_log(repo, tip), _LOOK_BACK)
-    return any(trailer(commit.message, EXPERIMENT) == slug for commit in newest)
+    with suppress(RepositoryError):  # a shallow clone has no more of it
+        newest = itertools.islice(first_parent_log(repo, tip), _LOOK_BACK)
+        return any(trailer(commit.message, EXPERIMENT) == slug for commit in newest)
+    return False
 
 
 def epoch_of_tag(name: str) -> int | None:

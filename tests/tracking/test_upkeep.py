@@ -19,6 +19,7 @@ from autopilot.errors import (
 from autopilot.files import TEMPORARY
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.packing import maintain
+from autopilot.git.repository import Repository
 from autopilot.git.worktrees import (
     add_worktree,
     check_out,
@@ -202,6 +203,23 @@ def test_only_what_a_run_made_is_removed(top, demo):
     after = set(git(top, "for-each-ref", "--format=%(refname)").split())
     assert after == before - found.refs.keys()
     assert {"refs/heads/autopilot/mine", "refs/heads/autopilot-review/demo"} <= after
+
+
+def test_a_branch_of_a_remote_that_no_run_made_is_no_experiment(top, demo, tmp_path):
+    """The newest experiment is found beside it, also in a clone that lacks what is before it."""
+    git(top, "branch", "autopilot/mine")
+    git(top, "commit", "--quiet", "--allow-empty", "--message=later")
+    git(top, "branch", "--force", "autopilot/mine")
+    clone = tmp_path / "clone"
+    git(top, "clone", "--quiet", "--depth=1", "--no-single-branch", f"file://{top}", str(clone))
+    git(clone, "fetch", "--quiet", "origin", "refs/notes/autopilot/*:refs/notes/autopilot/*")
+    git(clone, "branch", "autopilot/mine", "origin/autopilot/mine")
+    repo = Repository.discover(clone)
+    assert experiments(repo) == {}
+    assert find(repo, None).notebook.slug == "demo"
+    git(clone, "switch", "--quiet", "--detach", "origin/autopilot/mine")
+    git(clone, "branch", "-D", "autopilot/mine")
+    assert find(repo, None).where == "origin/autopilot/demo"
 
 
 def test_a_branch_in_the_place_of_a_deleted_one_stays(top, demo):
