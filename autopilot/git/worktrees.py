@@ -80,8 +80,11 @@ def add_worktree(repo: Repository, path: Path, commit: str) -> Repository:
         except (GitCommandError, OSError) as error:
             _remove(repo, path)
             reason = str(error.strerror) if isinstance(error, OSError) else error.message
-            hint = remedy(reason if isinstance(error, OSError) else error.said, "")
-            if not hint:
+            said = reason if isinstance(error, OSError) else error.said
+            hint = remedy(said, "")
+            if not hint and "filter" in said:
+                hint = "make it work in a linked worktree, whose git folder is another one"
+            elif not hint:
                 hint = f"see all that git says: git worktree add --detach {path} {commit[:10]}"
             elif "git fsck" not in hint:
                 hint += f", or {_ELSEWHERE}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -156,7 +157,7 @@ def test_the_advice_fits_the_reason_why_there_is_no_worktree(
     run_git(["config", "filter.locked.required", "true"], cwd=repository.workdir)
     attributes = repository.git_dir / "info" / "attributes"
     attributes.write_text("README.md filter=locked\n")
-    assert refused("smudge filter locked failed").startswith("see all that git says")
+    assert "work in a linked worktree" in refused("smudge filter locked failed")
     attributes.unlink()
     blob = run_git(["rev-parse", "HEAD:README.md"], cwd=repository.workdir).stdout.decode().strip()
     (repository.git_dir / "objects" / blob[:2] / blob[2:]).unlink()
@@ -225,3 +226,35 @@ def test_a_repository_that_borrows_objects_writes_its_own(
     with pytest.raises(GitCommandError):
         borrow(repository, tmp_path / "none", "0" * 40)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("kind", ["bare layout", "another owner"])
+def test_worktrees_of_repositories_that_git_is_strict_about(
+    repository: Repository, tmp_path: Path, kind: str
+) -> None:
+    """A bare folder beside its worktrees under safe.bareRepository; an owner that is trusted."""
+    top = repository.workdir
+    if kind == "bare layout":
+        run_git(["config", "--global", "safe.bareRepository", "explicit"], cwd=top)
+        top = tmp_path / "p" / "main"
+        run_git(["clone", "--quiet", "--bare", str(repository.workdir), "p/.bare"], cwd=tmp_path)
+        (tmp_path / "p" / ".git").write_text("gitdir: ./.bare\n")
+        at = ["--git-dir=p/.bare", "worktree", "add", "--quiet"]
+        run_git([*at, str(top), "main"], cwd=tmp_path)
+    elif os.geteuid():
+        pytest.skip("only root gives files away")
+    else:
+        for path in (top, *top.rglob("*")):
+            os.chown(path, 12345, 12345)
+        with pytest.raises(RepositoryError, match="dubious ownership") as caught:
+            Repository.discover(top)
+        run_git(shlex.split(caught.value.hint)[1:], cwd=tmp_path)
+    user = Repository.discover(top)
+    before = listed(user)
+    worktree = add_worktree(user, worktree_path(user, "a"), user.head_commit())
+    check_out(worktree, user.head_commit())
+    assert Repository.discover(worktree.workdir).common_dir == user.common_dir
+    assert len(listed(user)) == len(before) + 1
+    remove_worktree(user, worktree.workdir)
+    assert listed(user) == before and not worktree.workdir.exists()
+    assert not list((user.common_dir / "worktrees").glob("a*"))
