@@ -104,7 +104,9 @@ class Program:
             elif part == "-i":
                 variables = {}
             elif Path(part).name not in _BEFORE:
-                yield Program(self.command[number:], self.folder, variables)
+                program = Program(self.command[number:], self.folder, variables)
+                # `nohup sh -c TEXT` is a shell's text once more.
+                yield from program.parts() if number else (program,)
                 return
         yield Program((), self.folder, variables)
 
