@@ -301,15 +301,16 @@ class _Drawing:
     """A stream that rich draws on whenever it likes, also in a thread of its own."""
 
     def __init__(self, output: Output) -> None:
-        self._output = output
+        # A live line takes the place of stdout with a stream that leads back to here.
+        self._output, self._stream = output, output.people
 
     def write(self, text: str) -> None:
-        with self._output.writing(self._output.people):
-            self._output.people.write(text)
-            self._output.people.flush()
+        with self._output.writing(self._stream):
+            self._stream.write(text)
+            self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._output.people, name)
+        return getattr(self._stream, name)
 
 
 def give_up(stream: TextIO) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.live import Live
 
 from autopilot.cli.output import Output, guarded
 from autopilot.cli.pages.listing import shorten_end
@@ -149,6 +150,25 @@ def test_a_run_goes_on_where_it_cannot_print(place: Place) -> None:
         code, said = shell(">/dev/full", *arguments)
         assert (code, len(said)) == (1, 2)
         assert said[0] == "error: stdout cannot be written: No space left on device"
+
+
+def test_a_live_line_survives_its_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with SIGHUP ignored: what is drawn, and printed beside it, goes nowhere."""
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        monkeypatch.setattr(sys, "stderr", stream)
+        output = Output()
+        output.go_on()
+        live = Live("epoch 1", console=output.console, auto_refresh=False)
+        live.start(refresh=True)
+        assert os.read(ours, 4096)
+        os.close(ours)
+        live.refresh()
+        print("the user's code", flush=True)
+        output.line("a row")
+        live.stop()
+        output.line("the end", "green")
 
 
 # The first of ours, one of the command's, one of the loop's.
