@@ -319,12 +319,13 @@ def gc(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Say what would be removed, change nothing.")
     ] = False,
-) -> None:
+) -> int:
     """Remove what killed runs left behind, and pack the repository.
 
-    Worktrees of runs that have ended, stale locks and progress files go; what a run that can be
-    resumed needs, or a process is using, stays. Tags of kept epochs that are gone are made again
-    from the records. Packing deletes no object.
+    Worktrees of runs that have ended, stale locks, half-written files and progress files go; what
+    a run that can be resumed needs, or a process is using, stays. Tags of kept epochs that are gone
+    are made again from the records. Packing deletes no object. Exit code 1 if something could not
+    be removed.
 
     \b
     autopilot gc --dry-run
@@ -333,12 +334,14 @@ def gc(
     repo, output = context.repository(), context.output
     removed: list[Litter] = []
     kept: list[Litter] = []
+    failed: list[Litter] = []
     for litter in find_litter(repo):
         try:
             gone = litter if dry_run else clear(repo, litter)
         except AutopilotError as error:  # the others go nevertheless
-            output.warning(f"{error.message}; {error.hint}")
-            kept.append(litter)
+            for line in (f"error: {error.message}", f"  hint: {error.hint}"):
+                output.write(line, output.stderr)
+            failed.append(litter)
             continue
         (removed if gone else kept).append(gone or litter)
         what = "would remove" if dry_run else "removed" if gone else "in use again, kept:"
@@ -371,12 +374,13 @@ def gc(
             "dry_run": dry_run,
             "removed": removed,
             "kept": kept,
+            "failed": failed,
             "tags": tags,
             "loose_objects": {"before": loose, "after": count_loose(repo)},
             "packed": packed,
         }
     )
-    if not removed and not tags:
+    if not removed and not failed and not tags:
         output.line("nothing is left over")
     if packed:
         output.line(f"packed: about {loose} loose objects before, {count_loose(repo)} now")
@@ -384,6 +388,7 @@ def gc(
         output.line(f"would pack about {loose} loose objects")
     else:
         output.line("not packed: gc.auto is 0 in git's configuration")
+    return 1 if failed else 0
 
 
 PROJECT = {"init": init_project, "list": list_projects, "doctor": doctor_project}

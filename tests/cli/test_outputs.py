@@ -498,7 +498,9 @@ def test_what_cannot_be_kept_stays_in_its_worktree_and_the_result_stands(writes:
     assert f"note: {why}" in done.out
     assert "best: epoch 1" in done.out
     assert (worktree / "study.db").read_text() == "trials"
-    assert why.partition(";")[0] in writes.autopilot("gc").error
+    done = writes.autopilot("gc", "--json")
+    assert done.code == 1 and why.partition(";")[0] in done.error
+    assert [each["kind"] for each in done.document["failed"]] == ["worktree"]
     (place / "kept").unlink()
     assert f"kept: study.db (6 B) in {place / 'kept' / 'study.db'}" in writes.run("gc").out
     assert not worktree.exists()
