@@ -1,6 +1,7 @@
 """What holds for the code as a whole: floors, names, sizes, docs."""
 
 import ast
+import functools
 import graphlib
 import importlib
 import inspect
@@ -50,9 +51,14 @@ LONG = {
 }
 
 
+@functools.cache
+def tree_of(path):
+    return ast.parse(path.read_text())
+
+
 def imports_of(path):
     """Every module that a file imports, wherever in the file."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -72,18 +78,19 @@ def test_every_room_has_its_floor():
     assert rooms <= FLOOR_OF.keys()
 
 
-@pytest.mark.parametrize("path", FILES, ids=NAMES.get)
-def test_imports_only_go_down(path):
-    name = NAMES[path]
-    if name in TOP:
-        return
-    room = room_of(name)
-    for imported in imports_of(path):
-        target = room_of(imported)
-        if not imported.startswith("autopilot.") or target not in FLOOR_OF or target == room:
+def test_imports_only_go_down():
+    upwards = []
+    for path, name in NAMES.items():
+        if name in TOP:
             continue
-        below = FLOOR_OF[target] < FLOOR_OF[room]
-        assert below or (room, target) in NEIGHBOURS, f"{name} imports {imported}"
+        room = room_of(name)
+        for imported in imports_of(path):
+            target = room_of(imported)
+            if not imported.startswith("autopilot.") or target not in FLOOR_OF or target == room:
+                continue
+            if FLOOR_OF[target] >= FLOOR_OF[room] and (room, target) not in NEIGHBOURS:
+                upwards.append(f"{name} imports {imported}")
+    assert upwards == []
 
 
 def graph_of_imports():
@@ -91,7 +98,7 @@ def graph_of_imports():
     known = set(NAMES.values())
     edges = {name: set() for name in known}
     for path, name in NAMES.items():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.ImportFrom):
                 files = {f"{node.module}.{alias.name}" for alias in node.names} & known
                 edges[name] |= files or {node.module} & known
@@ -111,7 +118,7 @@ def test_no_file_imports_itself_by_way_of_others():
 def test_a_class_name_has_one_meaning():
     homes = {}
     for path in FILES:
-        for node in ast.parse(path.read_text()).body:
+        for node in tree_of(path).body:
             if isinstance(node, ast.ClassDef):
                 homes.setdefault(node.name.lstrip("_"), []).append(NAMES[path])
     several = {name: places for name, places in homes.items() if len(places) > 1}
@@ -124,7 +131,7 @@ ASKED = {"Collated", "EditReply"}
 
 def test_no_docstring_is_a_riddle():
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef):
                 if getattr(node, "name", "") in ASKED:
                     continue
@@ -179,7 +186,7 @@ def test_the_core_has_neither_git_nor_network_nor_disk(path):
             assert name not in ("os", "pathlib", "pathlib.Path"), f"{path.name} imports {name}"
     calls = {
         node.func.id if isinstance(node.func, ast.Name) else node.func.attr
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree_of(path))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute)
     }
     assert not calls & {"write_bytes", "unlink", "mkdir", "open_file", "rmdir"}, path.name
@@ -267,17 +274,19 @@ def test_a_plug_ins_contract_is_one_short_file(noun):
     assert len((HOME / "core" / f"{noun}.py").read_text().splitlines()) < 80
 
 
-@pytest.mark.parametrize("path", FILES, ids=NAMES.get)
-def test_files_are_short_and_say_what_they_are(path):
-    text = path.read_text()
-    name = NAMES[path]
-    lines = len(text.splitlines())
-    assert lines <= (600 if name in LONG else 400), f"{name} has {lines} lines"
-    assert not text.strip() or ast.get_docstring(ast.parse(text)), f"{name} has no docstring"
+def test_files_are_short_and_say_what_they_are():
+    faults = []
+    for path, name in NAMES.items():
+        text = path.read_text()
+        lines = len(text.splitlines())
+        if lines > (600 if name in LONG else 400):
+            faults.append(f"{name} has {lines} lines")
+        if text.strip() and not ast.get_docstring(tree_of(path)):
+            faults.append(f"{name} has no docstring")
+    assert faults == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=NAMES.get)
-def test_everything_public_has_a_docstring(path):
+def test_everything_public_has_a_docstring():
     bare = []
 
     def look(body, prefix, *, inherits):
@@ -293,10 +302,10 @@ def test_everything_public_has_a_docstring(path):
             if isinstance(node, ast.ClassDef):
                 look(node.body, f"{prefix}{node.name}.", inherits=bool(node.bases))
 
-    look(ast.parse(path.read_text()).body, "", inherits=False)
+    for path, name in NAMES.items():
+        look(tree_of(path).body, f"{name}: ", inherits=False)
     # A contract's tests say by their names what they hold.
-    bare = [name for name in bare if ".test_" not in name]
-    assert bare == [], f"{NAMES[path]}: {', '.join(bare)}"
+    assert [name for name in bare if ".test_" not in name] == []
 
 
 def is_overload(node):
@@ -362,9 +371,9 @@ OTHER_SUCCESS = {
 }
 
 
-def readings_of_success(text):
+def readings_of_success(tree):
     """The lines that read a success: as an attribute, or by its name from a mapping."""
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree):
         named = False
         if isinstance(node, ast.Attribute):
             named = node.attr == "success" and isinstance(node.ctx, ast.Load)
@@ -385,12 +394,10 @@ def is_success(node):
     return isinstance(node, ast.Constant) and node.value == "success"
 
 
-@pytest.mark.parametrize("path", FILES, ids=NAMES.get)
-def test_nothing_but_the_types_reads_an_items_success(path):
-    if NAMES[path] in OTHER_SUCCESS:
-        return
-    lines = list(readings_of_success(path.read_text()))
-    assert lines == [], f"{NAMES[path]}, lines {lines}: ask item.outcome"
+def test_nothing_but_the_types_reads_an_items_success():
+    readers = {name: list(readings_of_success(tree_of(path))) for path, name in NAMES.items()}
+    found = {name: lines for name, lines in readers.items() if lines and name not in OTHER_SUCCESS}
+    assert found == {}, "ask item.outcome"
 
 
 def test_the_guard_of_success_finds_every_way_to_read_it():
@@ -403,6 +410,6 @@ def test_the_guard_of_success_finds_every_way_to_read_it():
         "x = 'success' in row",
     ]
     for way in ways:
-        assert list(readings_of_success(way)) == [1], way
+        assert list(readings_of_success(ast.parse(way))) == [1], way
     for way in ("item.success = True", "Datum(success=True)", "row['success'] = None"):
-        assert list(readings_of_success(way)) == [], way
+        assert list(readings_of_success(ast.parse(way))) == [], way
