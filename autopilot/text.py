@@ -120,8 +120,8 @@ def printable(name: str) -> str:
 def visible(text: str) -> str:
     """A text with escapes for characters that steer a terminal or reorder what it shows.
 
-    >>> visible("kept \u202edetcejer\x1b[2J")
-    'kept \\u202edetcejer\\x1b[2J'
+    >>> print(visible("kept \\u202edetcejer\\x1b[2J"))
+    kept \\u202edetcejer\\x1b[2J
     """
     return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
 
