@@ -128,6 +128,9 @@ def replacing(path: Path) -> Iterator[Path]:
     system: the file is made there. Elsewhere it is made beside `path`.
     """
     digest, folder = hashlib.sha1(os.fsencode(path)).hexdigest(), _staging(path.parent)
+    if not folder.is_dir():  # it was removed meanwhile
+        _staging.cache_clear()
+        folder = _staging(path.parent)
     # In the folder it has always the same name: the next write replaces a rest that a kill left.
     own = "" if folder == path.parent else f"-{os.getpid()}"
     created = folder / f"{TEMPORARY}{digest}{own}"
@@ -157,7 +160,11 @@ def _staging(folder: Path) -> Path:
         place = above / ".git"
         with contextlib.suppress(OSError):
             if place.is_file():
-                place = above / os.fsdecode(place.read_bytes()).removeprefix("gitdir: ").strip()
+                link = above / os.fsdecode(place.read_bytes()).removeprefix("gitdir: ").strip()
+                # Only where that knows of this checkout: an agent may have written the file.
+                if not place.samefile(os.fsdecode((link / "gitdir").read_bytes()).strip()):
+                    break
+                place = link
             if (place / "HEAD").is_file():
                 staging = place / STAGING
                 staging.mkdir(parents=True, exist_ok=True)

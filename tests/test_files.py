@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 from dataclasses import replace
@@ -177,6 +178,24 @@ def test_a_kill_leaves_nothing_in_a_folder_of_the_users(
     os.utime(rest, (1, 1))
     (litter,) = find_litter(repo)
     assert (litter.path, clear(repo, litter)) == (rest, litter) and not rest.exists()
+
+
+def test_a_git_folder_that_is_gone_or_of_another_checkout_is_not_used(
+    repository: Repository, tmp_path: Path
+) -> None:
+    linked = add_worktree(repository, tmp_path / "linked", repository.head_commit())
+    place, pointer = linked.workdir / "rules", linked.workdir / ".git"
+    replace_file(place, "a.txt", FileState(REGULAR, b"x"))
+    # As during a step, where git's commands of an agent use a private folder; or an agent's own.
+    for elsewhere in (tmp_path / "private", repository.common_dir, Path("/nowhere")):
+        if not elsewhere.exists() and elsewhere.is_relative_to(tmp_path):
+            (elsewhere / "refs").mkdir(parents=True)
+            (elsewhere / "HEAD").write_text("ref: refs/heads/main\n")
+        pointer.write_text(f"gitdir: {elsewhere}\n")
+        shutil.rmtree(linked.git_dir / STAGING, ignore_errors=True)
+        replace_file(place, "a.txt", FileState(REGULAR, b"y"))
+        assert not (elsewhere / STAGING).exists()
+    assert [path.name for path in place.iterdir()] == ["a.txt"]
 
 
 def test_files_made_in_the_git_folder_are_as_if_made_beside(repository: Repository) -> None:
