@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import fork
 
 TOP = Path(__file__).resolve().parents[1]
 README = (TOP / "README.md").read_text(encoding="utf-8")
@@ -39,6 +40,10 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def run(arguments: list[str], folder: Path, home: Path) -> subprocess.CompletedProcess[str]:
+    if arguments[:3] == [sys.executable, "-m", "autopilot"]:
+        process = fork(arguments[3:], cwd=folder, env=environment(home))
+        out, err = process.communicate()
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
     return subprocess.run(
         arguments, cwd=folder, env=environment(home), capture_output=True, text=True, check=False
     )

@@ -361,11 +361,13 @@ def test_a_change_that_changes_nothing_is_kept_in_at_most_5_percent_of_500_epoch
 @pytest.mark.parametrize("monitored", [MEAN, TAIL], ids=["mean", "tail"])
 def test_a_real_improvement_is_kept(monitored):
     rng, kept = random.Random(5), 0
-    for epoch in range(1, 21):
+    # A metric of the whole split is computed anew for each draw.
+    tries = 20 if monitored is MEAN else 10
+    for epoch in range(1, tries + 1):
         best = timings(rng, 0)
         noise = compare([best, timings(rng, 0)], monitored)
         kept += judged(monitored, timings(rng, epoch, 0.25), best, noise, epoch).kept
-    assert kept >= 18
+    assert kept >= 0.9 * tries
 
 
 def test_the_same_through_the_loop():
