@@ -7,7 +7,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from autopilot.git.commands import run_git
+from tests.checkouts import own_home
 
 RULES = "rules"
 LINES = 60
@@ -17,16 +20,8 @@ _WHO = "Ada Byron <ada@example.com>"
 
 def isolate(home: Path) -> None:
     """Hides the machine's configuration, identity and hooks from git, here and in children."""
-    for name in [name for name in os.environ if name.startswith("GIT_")]:
-        del os.environ[name]
     home.mkdir(parents=True)
-    os.environ |= {
-        "HOME": str(home),
-        "XDG_CONFIG_HOME": str(home / ".config"),
-        "XDG_CACHE_HOME": str(home / ".cache"),
-        "GIT_CONFIG_GLOBAL": str(home / ".gitconfig"),
-        "GIT_CONFIG_NOSYSTEM": "1",
-    }
+    own_home(pytest.MonkeyPatch(), home)
     (home / ".gitconfig").write_text("[user]\nname = Ada Byron\nemail = ada@example.com\n")
 
 
