@@ -221,6 +221,7 @@ class Experiment(History):
     def _recall(self) -> None:
         self._steps, self._items, self._passes, self.best_items = [], {}, [], ()
         self.load_history(self.store.records(MetricsRecord))
+        self.store.refuse_gap([record.epoch for record in self.history])
         self._checked_inputs()
         events, steps = self.events, self.store.records(StepRecord)
         self.people.load(events, steps)

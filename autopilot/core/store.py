@@ -15,7 +15,7 @@ from __future__ import annotations
 import difflib
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -145,6 +145,13 @@ class Store(ABC):
     @abstractmethod
     def records(self, kind: type[R]) -> list[tuple[str, R]]:
         """All records of a class, with the revision that they are on, by epoch."""
+
+    def refuse_gap(self, judged: Collection[int]) -> None:  # noqa: B027  # elsewhere none can go
+        """Refuses an epoch without a verdict before others that have one.
+
+        Raises:
+            RecordError: the record of one is gone; it names the place. Here, none can go.
+        """
 
     def records_on(self, revision: str, kind: type[R]) -> list[R]:
         """The records of a class on one revision."""

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 from autopilot.core.parameter import Parameter
 from autopilot.core.records import message
@@ -29,7 +28,7 @@ from autopilot.core.store import R, Revision, Store
 from autopilot.errors import ExperimentError, ParameterError
 from autopilot.files import REGULAR, FileState, replace_file
 from autopilot.git import commits, objects, refs
-from autopilot.git.commits import Commit, is_ancestor
+from autopilot.git.commits import is_ancestor
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.objects import Entry
 from autopilot.git.refs import refuse_checked_out
@@ -231,11 +230,7 @@ class GitStore(Store):
 
     def records(self, kind: type[R]) -> list[tuple[str, R]]:
         line = self.journal.line(self.tip)
-        found = list(self.journal.read(kind, line))
-        if kind is MetricsRecord:
-            judged = cast("list[tuple[str, MetricsRecord]]", found)
-            self._refuse_gap(line, {r.epoch for _, r in judged if r.split == "val"})
-        return sorted(found, key=lambda pair: (pair[1].epoch, pair[1].id))
+        return sorted(self.journal.read(kind, line), key=lambda pair: (pair[1].epoch, pair[1].id))
 
     def records_on(self, revision: str, kind: type[R]) -> list[R]:
         return self.journal.read_on(revision, kind)
@@ -353,9 +348,9 @@ class GitStore(Store):
         hint += f"then autopilot resume {self.slug}"
         refuse_checked_out(self.repo, self.layout.branch, hint)
 
-    def _refuse_gap(self, line: Mapping[str, Commit], judged: set[int]) -> None:
-        """Refuses an epoch without a verdict before others: a line of a note is gone."""
-        gap = next((n for n in range(max(judged, default=0)) if n not in judged), None)
+    def refuse_gap(self, judged: Collection[int]) -> None:
+        line, known = self.journal.line(self.tip), frozenset(judged)
+        gap = next((n for n in range(max(known, default=0)) if n not in known), None)
         if gap is not None:
             steps = (c.id for c in line.values() if trailer_number(c.message, EPOCH) == gap)
             raise self.journal.lost(MetricsRecord, next(steps, "") or list(line)[-1])

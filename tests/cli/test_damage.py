@@ -1,0 +1,163 @@
+"""Experiments with a note line that is anything: what is read all the same, and what is named.
+
+`AUTOPILOT_DAMAGES=500` draws more lines.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from autopilot.core.records.record import Event, ProgressNote
+from autopilot.errors import RecordError
+from autopilot.git.notes import Notes
+from autopilot.git.refs import read_ref, update_ref
+from autopilot.git.repository import Repository
+from autopilot.tracking.integrity import Integrity
+from autopilot.tracking.layout import KINDS, Layout
+from autopilot.tracking.lines import CLASSES, UnreadLine, decode
+from autopilot.tracking.notebook import Notebook
+from tests.cli.conftest import COUNTER, Place
+
+# With a rejected epoch: at 3, no item passes.
+WAVERING = COUNTER.replace("passed = ", "passed = self.x.read_text() != '3\\n' and ")
+PARTS = [
+    ("show", "1", "-e", "a"),
+    ("show", "2", "-e", "a", "--json"),
+    ("diff", "a", "3"),
+    ("doctor",),
+]
+WHOLE = [
+    ("log", "a"),
+    ("log", "a", "--json"),
+    ("status",),
+    ("status", "a", "--json"),
+    ("report", "a"),
+    ("report", "a", "--md"),
+    ("experiment", "list"),
+    ("experiment", "show", "a"),
+    ("memory", "query", "a"),
+    ("memory", "query", "--all"),
+    ("gc", "--dry-run"),
+    ("diagnose", "run", "a"),
+    ("propose", "list"),
+]
+NOTED = [Event, *(each for each in CLASSES if each is not ProgressNote)]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=4,
+)
+NUMBERS = st.sampled_from([-1, 0, 1, 2, 7, 10**7, 10**30, 0.5, "2", None])
+
+
+@st.composite
+def lines_in_place_of(draw: Callable[..., Any], line: bytes) -> bytes:
+    """Any bytes, any object, or the line itself with one field or item more, less or changed."""
+    how = draw(st.sampled_from(["bytes", "object", "changed", "number", "less", "more"]))
+    if how == "bytes":
+        return bytes(draw(st.binary(max_size=20)).replace(b"\n", b""))
+    if how == "object":
+        return json.dumps(draw(st.dictionaries(st.text(max_size=5), JSON, max_size=3))).encode()
+    value = at = json.loads(line)
+    while True:
+        key = draw(st.sampled_from(sorted(at) if isinstance(at, dict) else range(len(at))))
+        if not (isinstance(at[key], dict | list) and at[key] and draw(st.booleans())):
+            break
+        at = at[key]
+    if how == "less":
+        del at[key]
+    elif how == "more" and isinstance(at, dict):
+        at[draw(st.text(max_size=5))] = draw(JSON)
+    else:
+        at[key] = draw(NUMBERS if how == "number" else JSON)
+    return json.dumps(value).encode()
+
+
+@pytest.fixture
+def repo(place: Place) -> Repository:
+    """With the experiments a, whose second epoch was rejected, and b."""
+    place.write("counter.py", WAVERING)
+    place.commit()
+    place.run("run", "counter.py", "-e", "a", "--max-epochs", "3")
+    place.run("run", "counter.py", "-e", "b", "--max-epochs", "1")
+    return Repository.discover(place.top)
+
+
+def note_lines(repo: Repository) -> list[tuple[str, str, int, bytes]]:
+    """Kind, commit and number, from 1, of all lines of a."""
+    return [
+        (kind, commit, number, line)
+        for kind in KINDS
+        for commit, content in Notes(repo, Layout("a").notes(kind)).items()
+        for number, line in enumerate(content.splitlines(), 1)
+    ]
+
+
+@contextmanager
+def replaced(repo: Repository, kind: str, commit: str, number: int, new: bytes) -> Iterator[None]:
+    """The body finds a line replaced."""
+    notes = Notes(repo, Layout("a").notes(kind))
+    before = read_ref(repo, notes.ref) or ""
+
+    def edit(existing: bytes | None) -> bytes:
+        lines = (existing or b"").splitlines()
+        lines[number - 1] = new
+        return b"\n".join(lines) + b"\n"
+
+    notes.write({commit: edit}, "damage")
+    try:
+        yield
+    finally:
+        update_ref(repo, notes.ref, before, read_ref(repo, notes.ref) or "", "as it was")
+
+
+def test_any_note_line_may_be_anything(place: Place, repo: Repository) -> None:
+    lines, before = note_lines(repo), place.call("log", "a", "--json").document["log"]
+    assert {kind for kind, *_ in lines} == {*KINDS} - {"llm"}
+    others = place.call("log", "b", "--json").document
+
+    @settings(
+        max_examples=int(os.environ.get("AUTOPILOT_DAMAGES", "8")),
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+        phases=[Phase.generate],  # each example takes a while
+        database=None,
+    )
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        kind, commit, number, line = data.draw(st.sampled_from(lines))
+        new = data.draw(lines_in_place_of(line))
+        whole, partial = data.draw(st.sampled_from(WHOLE)), data.draw(st.sampled_from(PARTS))
+        found = list(decode(new))
+        epochs = {json.loads(line)["epoch"], *(each.epoch for each in found)}
+
+        def untouched(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+            return [e for e in rows if e["epoch"] not in epochs and e["commit"] != commit]
+
+        with replaced(repo, kind, commit, number, new):
+            place.call(*whole)
+            place.call("doctor", code=None)  # it is no error that it finds one
+            done = place.call(*partial, code=None)
+            assert done.code == 0 or (done.error and done.hint), (partial, done)
+            shown = place.call("log", "a", "--json").document["log"]
+            assert untouched(shown) == untouched(before)
+            assert place.call("log", "b", "--json").document == others
+            Integrity(Notebook(repo, "a")).differences()
+            if any(isinstance(each, UnreadLine) for each in found):
+                with pytest.raises(RecordError) as caught:
+                    Notebook(repo, "a").need(*NOTED)
+                where = f"{Layout('a').notes(kind)} on {commit[:10]}"
+                assert f"{where} cannot be read: line {number}" in caught.value.message
+
+    check()
+    assert place.call("log", "a", "--json").document["log"] == before
+    Notebook(repo, "a").need(*NOTED)
