@@ -178,3 +178,18 @@ def test_a_line_is_merged_as_far_as_it_is_whatever_the_clocks_say(
 
     assert count_in(repository, line, tip) == merged
     assert count_in(repository, [], tip) == 0
+
+
+def test_a_tag_of_any_encoding_and_of_anything_is_read(repository):
+    blob = objects.write_blob(repository, b"x")
+    for kind, oid in (("commit", repository.head_commit()), ("blob", blob)):
+        head = f"object {oid}\ntype {kind}\ntag odd\ntagger A <a@b.c> 1700000000 +0000"
+        made = run_git(
+            ["hash-object", "-t", "tag", "-w", "--stdin"],
+            cwd=repository.workdir,
+            stdin=head.encode() + b"\n\ncaf\xe9\n",
+        ).stdout
+        run_git(["update-ref", "refs/tags/odd", made.decode().strip()], cwd=repository.workdir)
+        tag = commits.read_tag(repository, "odd")
+        assert tag is not None and tag.message == "caf\ufffd\n"
+        assert (tag.commit == oid) == (kind == "commit")

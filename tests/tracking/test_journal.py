@@ -19,7 +19,7 @@ from autopilot.core.records.record import (
     TraceRecord,
 )
 from autopilot.core.types import Cost
-from autopilot.errors import StateError
+from autopilot.errors import RecordError, StateError
 from autopilot.git.commands import Seen, looking, run_git
 from autopilot.git.commits import commit, first_parent_log
 from autopilot.git.objects import tree_of
@@ -257,3 +257,19 @@ def test_what_is_kept_is_what_would_be_read(repository, monkeypatch):
     line.append(append(line[-1]))
     look()
     check()
+
+
+def test_an_older_program_says_which_version_reads_a_newer_line(repository):
+    head, layout = repository.head_commit(), Layout("demo")
+    journal = Journal(repository, layout, is_strict=True)
+    journal.write(head, [Manifest(slug="demo", versions={"autopilot": "9.1"})])
+    journal.write(head, [Event(id="resumed-1", name="resumed", version="10.0")])
+    line = encode(Lesson(id="1", strategy="s", outcome="kept")).replace(b'"v":2', b'"v":3')
+    ref = "--ref=autopilot/demo/memory"
+    run_git(["notes", ref, "add", "-m", line.decode(), head], cwd=Path(repository.workdir))
+    with pytest.raises(RecordError, match=r"memory on .* line 1, field v: version 3") as caught:
+        list(journal.read(Lesson, {head}))
+    assert caught.value.hint == "autopilot 10.0 wrote it: pip install 'autopilot>=10.0'"
+    lenient = Journal(repository, layout)
+    assert [lesson.strategy for _, lesson in lenient.read(Lesson, {head})] == ["s"]
+    assert list(repository.damaged) == [caught.value.message]
