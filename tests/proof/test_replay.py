@@ -125,7 +125,7 @@ def test_errors_that_affect_every_epoch_are_raised() -> None:
 
 @pytest.fixture
 def trail() -> Iterator[audit.Trail]:
-    yield audit.begin(" ".join)
+    yield audit.begin()
     audit.end()
 
 
