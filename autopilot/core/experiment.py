@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import takewhile
 from operator import attrgetter
 from typing import Any
 
@@ -19,7 +20,7 @@ from autopilot.core.interpreter import Interpreter, Jobs
 from autopilot.core.memory import Memory, Past
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter, values_of
-from autopilot.core.people import People
+from autopilot.core.people import REVIEWED, STEERED, People
 from autopilot.core.policy import Decision
 from autopilot.core.progress import Death, EpochProgress, Position, PositionLog
 from autopilot.core.records import message
@@ -223,37 +224,37 @@ class Experiment(History):
         self.load_history(self.store.records(MetricsRecord))
         self.store.refuse_gap([record.epoch for record in self.history])
         self._checked_inputs()
-        events, steps = self.events, self.store.records(StepRecord)
-        self.people.load(events, steps)
-        self._environment, last = environment_at(events), self.last_epoch
+        events, last = self.events, self.last_epoch
+        is_alone = not any(event.name in (STEERED, REVIEWED) for event in events)
+        self.people.load(events, () if is_alone else self.store.records(StepRecord))
+        self._environment = environment_at(events)
         # Decisions by hand stand; the lesson of an epoch without a record is learned again.
         by_hand = ("blocked", "unblocked")
         self.memory.load(x for x in self.memory.kept() if x.epoch <= last or x.outcome in by_hand)
-        log = self.store.log()
         if not self.is_replacement:  # of a process that is replaced, only the last can be half done
-            kept = self.store.tags()
+            kept = self.store.tagged()
             for record in self.history[:-1]:
                 if record.verdict != "rejected" and record.epoch not in kept:
-                    self._finish(record, self._revisions[record.epoch], log)
+                    self._finish(record, self._revisions[record.epoch])
         if self.history:
-            self._finish(self.history[-1], self._revisions[last], log)
-            log = log if log[0].id == self.store.tip else self.store.log()
-        new = (pair for pair in steps if pair[1].epoch > last)
-        self._recorded_steps = {(pair[1].epoch, pair[1].step): pair for pair in new}
-        if self.history:
+            self._finish(self.history[-1], self._revisions[last])
             self.best_items = mean_items(self._passes_of(self.best_epoch))
+        self._recorded_steps = {(p[1].epoch, p[1].step): p for p in self.store.steps_since(last)}
         self.progress.load(last + 1, [n for epoch, n in self._recorded_steps if epoch == last + 1])
         for death in self.died:
             self.progress.note_death(death)
         self.died.clear()
-        self.store.restore(_start_of_epoch(log, last + 1))
+        self.store.restore(_start_of_epoch(self.store.newest(), last + 1))
 
-    def _finish(self, record: MetricsRecord, revision: str, log: Sequence[Revision]) -> None:
+    def _finish(self, record: MetricsRecord, revision: str) -> None:
         """Does what follows from an epoch's record, unless it is done."""
         if record.verdict != "rejected":
             text = message.tag_message(self.slug, record, self.metrics[record.epoch])
             self.store.tag(record.epoch, revision, text)
-        elif not any(r.trailer(message.REJECTED) == str(record.epoch) for r in log):
+            return
+        is_new = revision == self.store.tip
+        above = () if is_new else takewhile(lambda r: r.id != revision, self.store.newest())
+        if not any(r.trailer(message.REJECTED) == str(record.epoch) for r in above):
             best = self._revisions[record.best_epoch]
             self.store.rollback(best, message.rollback_message(self.slug, record))
 
@@ -356,9 +357,8 @@ class Experiment(History):
 
     def undo_step(self) -> None:
         """Takes back the edits of an optimizer that failed or was interrupted."""
-        steps = [record for record in self._steps if record.changed]
-        log = self.store.log()
-        self.store.restore(log[0].id if steps else _start_of_epoch(log, self.last_epoch + 1))
+        start = _start_of_epoch(self.store.newest(), self.last_epoch + 1)
+        self.store.restore(self.store.tip if any(r.changed for r in self._steps) else start)
         self.people.end_step(is_made=False)
         self.progress.end_step(self.last_epoch + 1)
 
@@ -443,7 +443,7 @@ class Experiment(History):
             self.best_items = best if is_new else mean_items(self._passes_of(self.best_epoch))
         self._steps, self._items, self._passes, self._compared = [], {}, [], []
         self.progress.clear()
-        self._finish(record, revision, ())
+        self._finish(record, revision)
         self._state = self.record_of(record.best_epoch).tree
         self._note_environment()
         self.store.clear_progress()
@@ -543,7 +543,7 @@ class Experiment(History):
         """Events of the experiment as a whole, oldest first; epochs are in `history`."""
         if not self.store.exists():
             return []
-        return sorted((event for _, event in self.store.records(Event)), key=attrgetter("order"))
+        return sorted(self.store.records_on(self.store.start, Event), key=attrgetter("order"))
 
     def summary(self) -> Summary:
         """A summary of the experiment so far; open or not.
@@ -556,7 +556,7 @@ class Experiment(History):
             raise ExperimentError(f"the experiment {self.slug} has not begun", hint=hint)
         if not self.is_open:
             self.load_history(self.store.records(MetricsRecord))
-        manifests = [manifest for _, manifest in self.store.records(Manifest)]
+        manifests = self.store.records_on(self.store.start, Manifest)
         metrics = self.metrics.get(self.best_epoch, {})
         test = self.gains.get(self.best_epoch)
         return summarize([*manifests, self.manifest][0], self.history, metrics, self.events, test)
@@ -592,9 +592,9 @@ class Experiment(History):
         self._annotate_start(Event(epoch=epoch, name=name, detail=detail, **more))
 
     def _annotate_start(self, event: Event) -> None:
-        self.store.annotate(self.store.log()[-1].id, [event.stamped()])
+        self.store.annotate(self.store.start, [event.stamped()])
 
 
-def _start_of_epoch(log: Sequence[Revision], epoch: int) -> str:
+def _start_of_epoch(log: Iterable[Revision], epoch: int) -> str:
     """The revision that an epoch started from: the newest that is not one of its steps."""
     return next(r.id for r in log if r.trailer(message.EPOCH) != str(epoch))

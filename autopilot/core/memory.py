@@ -220,7 +220,7 @@ class Memory:
         """The lessons that were made to last, in the order in which they were learnt."""
         if self.store is None:
             return list(self.lessons)
-        return [lesson for _, lesson in self.store.records(Lesson)]
+        return self.store.lessons()
 
     def load(self, lessons: Iterable[Lesson]) -> None:
         """Starts over from lessons that were kept earlier, in order."""

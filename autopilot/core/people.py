@@ -137,7 +137,7 @@ class People:
     def decide(self, decision: str, reason: str, reviewer: str, record: StepRecord) -> None:
         """Decides on the step that waits; a callback may, in `on_review`."""
         event = reviewed(decision, reason, reviewer, record, self._store.tip)
-        self._store.annotate(self._store.log()[-1].id, [event])
+        self._store.annotate(self._store.start, [event])
         self._take(event)
 
     def refusal(

@@ -15,14 +15,23 @@ from __future__ import annotations
 import difflib
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 from autopilot.core.items import copied
 from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.core.records import message
-from autopilot.core.records.record import Event, LlmRecord, Manifest, ProgressNote, Record
+from autopilot.core.records.record import (
+    Event,
+    Lesson,
+    LlmRecord,
+    Manifest,
+    MetricsRecord,
+    ProgressNote,
+    Record,
+    StepRecord,
+)
 from autopilot.core.types import canonical, digest
 from autopilot.errors import ExperimentError
 
@@ -168,6 +177,32 @@ class Store(ABC):
     @abstractmethod
     def log(self) -> list[Revision]:
         """All revisions, newest first."""
+
+    @property
+    def start(self) -> str:
+        """The first revision's id."""
+        return self.log()[-1].id
+
+    def newest(self) -> Iterator[Revision]:
+        """All revisions, newest first, read one after another."""
+        return iter(self.log())
+
+    def lessons(self) -> list[Lesson]:
+        """All lessons, in the order in which they were learnt."""
+        return [lesson for _, lesson in self.records(Lesson)]
+
+    def steps_since(self, epoch: int) -> list[tuple[str, StepRecord]]:
+        """The steps of epochs after a judged one, with the revisions that they are on."""
+        found = list[tuple[str, StepRecord]]()
+        for at in (revision.id for revision in self.newest()):
+            found += ((at, step) for step in self.records_on(at, StepRecord) if step.epoch > epoch)
+            if any(record.epoch == epoch for record in self.records_on(at, MetricsRecord)):
+                break
+        return found[::-1]
+
+    def tagged(self) -> Collection[int]:
+        """The kept epochs that `tags` has."""
+        return self.tags().keys()
 
     @abstractmethod
     def diff(self, old: str | int, new: str | int) -> str:

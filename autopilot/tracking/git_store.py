@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from autopilot.core.parameter import Parameter
 from autopilot.core.records import message
-from autopilot.core.records.message import EPOCH, trailer_number
 from autopilot.core.records.record import (
     Event,
+    Lesson,
     LlmRecord,
     Manifest,
-    MetricsRecord,
     ProgressNote,
     Record,
 )
@@ -35,8 +34,9 @@ from autopilot.git.refs import refuse_checked_out
 from autopilot.git.repository import Repository
 from autopilot.tracking.checkout import Checkout, drop_bytecode, half_written, keep_snapshot
 from autopilot.tracking.holding import decide, fork, merge, take_in
+from autopilot.tracking.index import read_index
 from autopilot.tracking.journal import Journal, ProgressFile
-from autopilot.tracking.layout import KINDS, Layout, epoch_of_tag, hold
+from autopilot.tracking.layout import KINDS, Layout, epoch_of_tag, hold, tagged_epochs
 from autopilot.tracking.notebook import Notebook, Status
 from autopilot.tracking.parameters import (
     EVERYTHING,
@@ -143,8 +143,7 @@ class GitStore(Store):
             self._refuse_checked_out()
             self._tip, self._tip_tree = tip, objects.tree_of(self.repo, tip)
             start, branch = self.journal.start(), self.layout.branch_name
-            is_there = start is None or start in self.journal.line(tip)
-            if start is not None and not is_there and not is_ancestor(self.repo, start, tip):
+            if start is not None and not is_ancestor(self.repo, start, tip):
                 raise ExperimentError(
                     f"the branch {branch} was moved: it does not have the start commit {start[:7]}",
                     hint=f"see where it was: git reflog {branch}; "
@@ -173,9 +172,9 @@ class GitStore(Store):
         refs.delete_ref(self.repo, self.layout.branch, self._tip)
         self.clear_progress()
         self.close()
-        local = self.layout.progress, self.layout.derived, self.layout.index, self.layout.said
-        for path in (place(self.repo) for place in local):
-            path.unlink(missing_ok=True)
+        here = self.layout
+        for place in (here.progress, here.derived, here.index, here.said):
+            place(self.repo).unlink(missing_ok=True)
 
     # --- the line of revisions -----------------------------------------------------------------
 
@@ -217,8 +216,22 @@ class GitStore(Store):
         return sorted(edits(self.files.known, present))
 
     def log(self) -> list[Revision]:
-        found = self.journal.line(self.tip).values()
-        return [Revision(commit.id, commit.tree, commit.message) for commit in found]
+        return list(self.newest())
+
+    @property
+    def start(self) -> str:
+        return self.journal.start() or super().start
+
+    def newest(self) -> Iterator[Revision]:
+        base = "".join(commits.read_commit(self.repo, self.start).parents[:1])
+        line = commits.first_parent_log(self.repo, self.tip, stop=base)
+        return (Revision(commit.id, commit.tree, commit.message) for commit in line)
+
+    def lessons(self) -> list[Lesson]:
+        return read_index(self.repo, self.journal, self.tip).lessons
+
+    def tagged(self) -> Collection[int]:
+        return tagged_epochs(self.repo, self.slug).get(self.slug, frozenset())
 
     def diff(self, old: str | int, new: str | int) -> str:
         return objects.diff_text(self.repo, self.revision(old), self.revision(new))
@@ -229,8 +242,8 @@ class GitStore(Store):
         self.journal.write(revision, records)
 
     def records(self, kind: type[R]) -> list[tuple[str, R]]:
-        line = self.journal.line(self.tip)
-        return sorted(self.journal.read(kind, line), key=lambda pair: (pair[1].epoch, pair[1].id))
+        found = self.journal.read(kind, self.journal.line(self.tip))
+        return sorted(found, key=lambda pair: (pair[1].epoch, pair[1].id))
 
     def records_on(self, revision: str, kind: type[R]) -> list[R]:
         return self.journal.read_on(revision, kind)
@@ -256,16 +269,14 @@ class GitStore(Store):
     def branch(self, slug: str, epoch: int | None = None) -> GitStore:
         """Begins a new experiment from the state of an epoch, the best if not given."""
         notebook = Notebook(self.repo, self.slug)
-        number = notebook.find("best" if epoch is None else str(epoch)).number
-        fork(notebook, number, slug)
+        fork(notebook, notebook.find("best" if epoch is None else str(epoch)).number, slug)
         return GitStore(slug, self.repo.workdir, in_place=self.in_place)
 
     def merge(self, other: GitStore, slug: str) -> GitStore | None:
         """A new experiment from both best states, merged by git; None if the other adds nothing."""
         ours, theirs = (Notebook(self.repo, store.slug) for store in (self, other))
-        if merge(ours, theirs, slug) is None:
-            return None
-        return GitStore(slug, self.repo.workdir, in_place=self.in_place)
+        is_new = merge(ours, theirs, slug) is not None
+        return GitStore(slug, self.repo.workdir, in_place=self.in_place) if is_new else None
 
     def status(self) -> Status:
         """Where the experiment stands."""
@@ -349,11 +360,8 @@ class GitStore(Store):
         refuse_checked_out(self.repo, self.layout.branch, hint)
 
     def refuse_gap(self, judged: Collection[int]) -> None:
-        line, known = self.journal.line(self.tip), frozenset(judged)
-        gap = next((n for n in range(max(known, default=0)) if n not in known), None)
-        if gap is not None:
-            steps = (c.id for c in line.values() if trailer_number(c.message, EPOCH) == gap)
-            raise self.journal.lost(MetricsRecord, next(steps, "") or list(line)[-1])
+        for gap in sorted({*range(max(judged, default=0))} - {*judged})[:1]:
+            Notebook(self.repo, self.slug).epoch(gap)  # raises the error that names its note
 
     def _refuse_edits(self) -> None:
         """Refuses an in-place resume that would overwrite an edit by hand: content not in git.

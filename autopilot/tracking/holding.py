@@ -46,17 +46,16 @@ def stopped(repo: Repository, slug: str) -> Iterator[Notebook]:
 
 def unnoted(notebook: Notebook) -> list[str]:
     """Commits behind the last verdict whose notes are not here: another machine made them."""
-    last, made = notebook.last.epoch if notebook.last else -1, notebook.step_commits
+    last, made = notebook.last.epoch if notebook.last else -1, notebook.open_steps
     found = [
         commit.id
         for number, steps in made.items()
         for commit in steps
         # A run that goes on is one epoch ahead of its verdicts, and notes each step first.
-        if number > last + 1
-        or (number > last and not notebook.journal.read_on(commit.id, StepRecord))
+        if number > last + 1 or not notebook.journal.read_on(commit.id, StepRecord)
     ]
     found += [made[epoch][-1].id for epoch in notebook.tagged if epoch > last and epoch in made]
-    return found + [back.id for number, back in notebook.rollbacks.items() if number > last]
+    return found + [back.id for number, back in notebook.open_rollbacks.items() if number > last]
 
 
 # --- decisions ---------------------------------------------------------------------------------

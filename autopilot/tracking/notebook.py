@@ -165,7 +165,7 @@ class Notebook:
         """The newest edit, if neither a person has decided on it nor anything measured it."""
         if self.going_on is None:
             return None
-        commit = self._open_steps[self.going_on][-1].id
+        commit = self.open_steps[self.going_on][-1].id
         if any(event.revision == commit for event in self.events if event.name == REVIEWED):
             return None
         records = self.journal.read_on(commit, StepRecord)
@@ -193,7 +193,7 @@ class Notebook:
         strict = Journal(self.repo, self.layout, is_strict=True)
         strict.beginning(self.tip)
         for kind in kinds:
-            deque(strict.read(kind, self.line), maxlen=0)
+            deque(strict.read(kind, [self.start] if kind is Event else self.line), maxlen=0)
 
     def records(self, kind: type[R]) -> Iterator[tuple[str, R]]:
         """The records of a class on the branch, each with the commit that it is on.
@@ -271,13 +271,18 @@ class Notebook:
     @property
     def going_on(self) -> int | None:
         """The epoch that has step commits but no verdict yet; None between epochs."""
-        return max(self._open_steps, default=None)
+        return max(self.open_steps, default=None)
 
     @cached_property
-    def _open_steps(self) -> dict[int, list[Commit]]:
+    def open_steps(self) -> dict[int, list[Commit]]:
         """Epoch without a verdict to its step commits."""
         last, above = self.last.epoch if self.last else -1, steps_in(self._end[1])
         return {number: steps for number, steps in above.items() if number > last}
+
+    @property
+    def open_rollbacks(self) -> dict[int, Commit]:
+        """Rejected epoch to its rollback commit, of those above the last verdict's commit."""
+        return rollbacks_in(self._end[1])
 
     @property
     def best(self) -> Epoch | None:
@@ -306,7 +311,7 @@ class Notebook:
         if 0 <= number < last:
             steps = self.step_commits.get(number)
             raise self.journal.lost(MetricsRecord, steps[-1].id if steps else self.start)
-        if steps := self._open_steps.get(number):
+        if steps := self.open_steps.get(number):
             raise ExperimentError(
                 f"epoch {number} of {self.slug} has no verdict yet",
                 hint=f"its steps so far: git log -p -{len(steps)} {steps[-1].id[:7]}",
@@ -469,7 +474,7 @@ class Notebook:
         number = trailer_number(text, message.EPOCH) or trailer_number(text, message.REJECTED)
         if number is None:
             return None
-        if number in self._open_steps or not self.index.has(number):
+        if number in self.open_steps or not self.index.has(number):
             return number if commit in self.line else None
         judged = self.epoch(number)
         return number if commit in (*judged.steps, judged.rollback) else None
