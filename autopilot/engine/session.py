@@ -37,6 +37,7 @@ from autopilot.errors import (
     ExperimentError,
     MissingSourceError,
     NoKeyError,
+    RepositoryError,
 )
 from autopilot.git import refs
 from autopilot.git.locks import ExclusiveLock
@@ -325,8 +326,6 @@ class Session:
                 # An outage says nothing about the system: what was measured and paid is kept.
                 with contextlib.suppress(AutopilotError):
                     experiment.on_loop_complete("interrupted", detail)
-                if isinstance(error, AutopilotError):
-                    error.hint += f"; then: autopilot resume {self.slug}"
             elif is_new:
                 # Nothing was measured: an experiment without a baseline is of no use.
                 self.store.abandon()
@@ -340,6 +339,9 @@ class Session:
             if self.store.exists():
                 hint = f"if it can pass: autopilot resume {self.slug}; if the code must change, "
                 hint += "commit the change and run again"
+                by_place = is_outage or isinstance(error, RepositoryError)
+                if by_place and isinstance(error, AutopilotError) and "resume" not in error.hint:
+                    error.hint += f"; then: autopilot resume {self.slug}"
             with users_code(self.manifest.target, hint):
                 raise
         return result
