@@ -173,7 +173,8 @@ class Chart {
       context.fillStyle = color("test");
       diamond(context, x, y, 5);
       context.textAlign = "center";
-      context.fillText(`test ${number(value)}`, Math.min(x, width - 40), y + 18);
+      const at = Math.max(this.left + 34, Math.min(x, width - 40)); // not over the axis' numbers
+      context.fillText(`test ${number(value)}`, at, y + 18);
     });
   }
 
