@@ -117,13 +117,16 @@ def printable(name: str) -> str:
     return "".join(escaped).encode("utf-8", "backslashreplace").decode()
 
 
-def visible(text: str) -> str:
+def visible(text: str, *, in_json: bool = False) -> str:
     """A text with escapes for characters that steer a terminal or reorder what it shows.
+
+    Args:
+        in_json: The text is JSON; the texts in it get the escapes.
 
     >>> print(visible("kept \\u202edetcejer\\x1b[2J"))
     kept \\u202edetcejer\\x1b[2J
     """
-    return _UNSEEN.sub(lambda found: ascii(found[0])[1:-1], text)
+    return _UNSEEN.sub(lambda found: "\\" * in_json + ascii(found[0])[1:-1], text)
 
 
 def is_secret(name: str, value: str) -> bool:

@@ -15,7 +15,7 @@ from autopilot.core.types import OUTCOMES, Datum, Outcome
 from autopilot.git import objects
 from autopilot.git.objects import Entry, FilePatch, Hunk, file_patch
 from autopilot.git.repository import Repository
-from autopilot.text import jsonable, whole
+from autopilot.text import jsonable, visible, whole
 
 FILES_A_CHANGE = 200
 LINES_A_FILE = 4_000
@@ -228,12 +228,12 @@ class Results:
 
 
 def dumped(value: Any) -> str:
-    """JSON in few characters; text that UTF-8 cannot store is replaced."""
+    """JSON in few characters; what UTF-8 cannot store is replaced, what steers is escaped."""
     try:
         text = _ENCODER.encode(value)
     except ValueError:  # NaN and infinity, which are rare, become words.
         text = _ENCODER.encode(jsonable(value))
-    return whole(text)
+    return whole(visible(text, in_json=True))
 
 
 _ENCODER = json.JSONEncoder(

@@ -24,7 +24,7 @@ from autopilot.git.objects import LineCounts
 from autopilot.report import comparison
 from autopilot.report.collection import Report
 from autopilot.report.contents import Changes, dumped, patches
-from autopilot.text import counted
+from autopilot.text import counted, visible
 from autopilot.tracking.epochs import Epoch
 from autopilot.tracking.notebook import Notebook
 
@@ -134,7 +134,7 @@ def markdown(notebook: Notebook, *, with_errors: bool = True) -> str:
     fetch = f"autopilot fetch origin {slug}    # where the experiment is not here yet"
     lines += ["### Read on", "", "```sh", fetch, f"autopilot log {slug}"]
     lines += [f"autopilot show best -e {slug}", f"git log -p {base}..{branch}", "```", ""]
-    return "\n".join(lines)
+    return visible("\n".join(lines))
 
 
 def plain(text: str, length: int | None = _TEXT) -> str:

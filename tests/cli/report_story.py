@@ -22,7 +22,8 @@ from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
 
 SLUG = "story"
-EVIL = "</script><img src=x onerror='window.broken=1'><!-- {{script}} & |`*@all*`"
+EVIL = "</script><img src=x onerror='window.broken=1'><!-- {{script}} & |`*@all*`\u202e"
+SHOWN = EVIL.replace("\u202e", r"\u202e")
 SPACED = "rules/größe b.txt"
 # The slash is a folder: rules/<, and a file in it.
 MARKUP = "rules/</script><img src=http:x onerror=window.broken=2>.txt"

@@ -45,7 +45,7 @@ from autopilot.report.rendering import markdown, page
 from autopilot.report.serving import ReportServer
 from autopilot.tracking.notebook import Notebook
 from tests.browser import chromium, find_chromium
-from tests.cli.report_story import EVIL, MARKUP, SPACED, tell
+from tests.cli.report_story import MARKUP, SHOWN, SPACED, tell
 
 needs_chromium = pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")
 LOADED = "!!document.getElementById('detail-title')"
@@ -242,6 +242,7 @@ def test_the_commands_of_a_real_run(place):
 def test_markdown_shows_foreign_text_as_it_is(story):
     text = markdown(story)
     assert "<img" not in text and "<!--" not in text and "@all" not in text
+    assert "\u202e" not in text
     rows = [line for line in text.splitlines() if line.startswith("| 1 |")]
     # A bar in a text makes no column: 7 cells are 8 bars.
     assert rows[0].count("|") == 8
@@ -262,7 +263,7 @@ def test_no_text_ends_the_block_of_data(written):
     assert "<img" not in text
     data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1]
     assert "<" not in data
-    assert json.loads(data)["experiments"][0]["idea"] == EVIL
+    assert json.loads(data)["experiments"][0]["idea"] == SHOWN
 
 
 def test_the_policy_allows_this_script_and_style_and_nothing_else(written):
@@ -274,7 +275,9 @@ def test_the_policy_allows_this_script_and_style_and_nothing_else(written):
 
 
 def test_numbers_that_json_lacks_and_names_that_are_no_text_are_told():
-    assert dumped([float("nan"), float("-inf"), "a\udcff", (1,)]) == '["NaN","-Infinity","a�",[1]]'
+    assert dumped([float("nan"), float("-inf"), "a\udcff\u2066", (1,)]) == (
+        r'["NaN","-Infinity","a�\\u2066",[1]]'
+    )
 
 
 def test_packed_rows_come_back_by_their_parts(monkeypatch):
@@ -416,7 +419,7 @@ def test_a_click_shows_an_epochs_diff_and_foreign_text_stays_text(browser, writt
         f"{TITLE} === 'Epoch 1' && document.querySelectorAll('.detail .diff').length === 3"
     )
     diff = browser.evaluate(DIFF)
-    assert "two changed in 1" in diff and EVIL in diff
+    assert "two changed in 1" in diff and SHOWN in diff
     names = browser.evaluate(
         "[...document.querySelectorAll('.file summary')].map(e => e.textContent)"
     )
@@ -429,7 +432,7 @@ def test_a_click_shows_an_epochs_diff_and_foreign_text_stays_text(browser, writt
         ".map(b => [Math.round(b.x), Math.round(b.y)])"
     )
     assert sides[0][0] < sides[1][0] and sides[0][1] == sides[1][1]
-    assert EVIL in browser.evaluate("document.querySelector('.summary + .reasons').textContent")
+    assert SHOWN in browser.evaluate("document.querySelector('.summary + .reasons').textContent")
     quiet(browser)
 
 
@@ -437,10 +440,10 @@ def test_a_click_shows_an_epochs_diff_and_foreign_text_stays_text(browser, writt
 def test_violations_memory_and_failures_are_told(browser, written):
     opened(browser, written, "#epoch-2").wait_for(LOADED)
     text = browser.evaluate("document.querySelector('.detail').textContent")
-    assert f"Outside of the parameters, undone:it wrote outside.txt {EVIL}" in text
+    assert f"Outside of the parameters, undone:it wrote outside.txt {SHOWN}" in text
     said = "3 val items: 1 passed, 1 failed, 1 error; against epoch 1: 0 fixed, 1 broken"
     assert said in text
-    assert f"rejected shout {EVIL}" in text
+    assert f"rejected shout {SHOWN}" in text
     assert browser.evaluate("document.getElementById('row-2').textContent").endswith("violation")
     quiet(browser)
 
@@ -572,7 +575,7 @@ def test_the_tree_the_cost_and_the_memory_are_told(browser, written):
     for said in ("optimizermodel-x1300$0.05", "other400$0.03"):
         browser.wait_for(f"main.textContent.includes({json.dumps(said)})")
     browser.click("#tab-memory")
-    browser.wait_for(f"main.textContent.includes({json.dumps(f'shout {EVIL}3')})")
+    browser.wait_for(f"main.textContent.includes({json.dumps(f'shout {SHOWN}3')})")
     quiet(browser)
 
 

@@ -12,7 +12,7 @@ from autopilot.proof.verification import Verification
 from autopilot.report.comparison import file_documents, file_totals
 from autopilot.report.rendering import file_table, pipe_table, plain
 from autopilot.review.proposals import Proposal, Standing
-from autopilot.text import align, counted, pairs
+from autopilot.text import align, counted, pairs, visible
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import output_lines
 
@@ -35,7 +35,7 @@ def built(proposal: Proposal) -> list[str]:
 
 def title(notebook: Notebook, proposal: Proposal) -> str:
     """The pull request's title: the metric before and after."""
-    return f"{notebook.slug}: {_gain(notebook, proposal)}"
+    return visible(f"{notebook.slug}: {_gain(notebook, proposal)}")
 
 
 def body(notebook: Notebook, proposal: Proposal) -> str:
@@ -50,7 +50,7 @@ def body(notebook: Notebook, proposal: Proposal) -> str:
         f"{EXPERIMENT}: {notebook.slug}",
         f"{EPOCH}: {max(proposal.epochs, default=0)}",
     ]
-    return "\n".join(lines) + "\n"
+    return visible("\n".join(lines)) + "\n"
 
 
 def _gain(notebook: Notebook, proposal: Proposal) -> str:
