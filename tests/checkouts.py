@@ -15,8 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from autopilot.git import commands
+from autopilot.core.records.message import start_message
+from autopilot.core.records.record import Manifest
+from autopilot.git import commands, commits, refs
 from autopilot.git.commands import run_git
+from autopilot.git.repository import Repository
 
 FOLDER = tempfile.gettempdir()
 """Where they are kept; a session has a folder of its own."""
@@ -59,6 +62,17 @@ def commit_all(top: Path, message: str = "base") -> Path:
     run_git(["add", "--all"], cwd=top)
     run_git(["commit", "--quiet", "--message", message], cwd=top)
     return top
+
+
+def begin_experiments(top: Path, *slugs: str) -> None:
+    """Branches of experiments with the start commit that a run makes, and no notes."""
+    repo = Repository.discover(top)
+    head = repo.head_commit()
+    tree = commits.read_commit(repo, head).tree
+    for slug in slugs:
+        message = start_message(Manifest(slug=slug))
+        start = commits.commit(repo, tree=tree, parents=[head], message=message)
+        refs.create_ref(repo, f"refs/heads/autopilot/{slug}", start, "test")
 
 
 @cache

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+from checkouts import begin_experiments
 
 from autopilot.cli.app import SECTIONS
 from autopilot.cli.arguments import (
@@ -59,8 +60,7 @@ SAMPLES = {"outcome": "kept", "decision": "promote"}
 
 @pytest.fixture
 def context(place: Place) -> Context:
-    for slug in ("demo", "other", "2024", "shop/demo"):
-        place.git("update-ref", f"refs/heads/autopilot/{slug}", "HEAD")
+    begin_experiments(place.top, "demo", "other", "2024", "shop/demo")
     return Context(place.top)
 
 
@@ -146,11 +146,11 @@ def test_a_number_beside_the_epochs_option_is_a_name(path: str, context: Context
         values(context, WITH_EPOCHS[path], "4", named_epoch="3")
 
 
-@pytest.mark.parametrize("slug", ["2024", "best", "demo", "shop/6"])
+@pytest.mark.parametrize("slug", ["2025", "best", "spelling", "shop/6"])
 def test_a_name_that_a_command_prints_is_read_as_a_name(
     slug: str, context: Context, place: Place
 ) -> None:
-    place.git("update-ref", f"refs/heads/autopilot/{slug}", "HEAD")
+    begin_experiments(place.top, slug)
     printed = name_before_epoch(slug)
     named = printed.removeprefix("-e ") if printed.startswith("-e ") else None
     words = () if named else (printed,)
@@ -176,7 +176,7 @@ def measure(
 
 def test_a_tag_or_a_commit_says_which_experiment_it_is(levels: Place) -> None:
     context = Context(levels.top)
-    levels.git("update-ref", "refs/heads/autopilot/newer", "HEAD")
+    begin_experiments(levels.top, "newer")
     commit = levels.git("rev-parse", "autopilot/levels")
     for word in (commit[:10], "autopilot/levels/epoch-0001"):
         assert values(context, show, word) == {"name": "levels", "epoch": word}
@@ -249,8 +249,7 @@ def shop(place: Place) -> Place:
     for name in ("shop", "store"):
         place.write(f"autopilot/projects/{name}/cli.py", "")
     place.commit()
-    for slug in ("classifier-1", "shop/words-1", "shop/words-2"):
-        place.git("update-ref", f"refs/heads/autopilot/{slug}", "HEAD")
+    begin_experiments(place.top, "classifier-1", "shop/words-1", "shop/words-2")
     return place
 
 

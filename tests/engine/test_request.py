@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from checkouts import begin_experiments
 
 from autopilot.core.stopping import Budget, EarlyStopping, Plateau
 from autopilot.engine.options import Options
@@ -38,10 +39,14 @@ def test_a_name_is_claimed_once(target) -> None:
     with pytest.raises(LockHeldError):
         claim(target, parsed, request)
     lock.release()
-    refs.create_ref(target, "refs/heads/autopilot/own", target.head_commit(), "test")
+    begin_experiments(target.workdir, "own")
+    refs.create_ref(target, "refs/heads/autopilot/other", target.head_commit(), "test")
+    others = Request(target.workdir, "levels.py", slug="other")
     for taking in (claim, name_of):
         with pytest.raises(ExperimentError, match="the experiment own exists already"):
             taking(target, parsed, request)
+        with pytest.raises(ExperimentError, match="autopilot/other is no experiment: no run made"):
+            taking(target, parsed, others)
 
 
 def test_without_a_name_it_is_the_targets_with_a_number(target) -> None:
