@@ -56,8 +56,9 @@ def push(
         context.output.warning(
             "the remote takes no push as a whole: notes and tags went first, then the branches"
         )
-    context.output.lines(map(redact, report.said))
-    more = {"atomic": report.atomic, "said": report.said}
+    said = [redact(line) for line in report.said]
+    context.output.lines(said)
+    more = {"atomic": report.atomic, "said": said}
     return _tell(context, remote, report.outcomes, "pushed", dry_run, more)
 
 

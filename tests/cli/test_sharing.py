@@ -138,6 +138,7 @@ def test_what_one_pushes_the_other_has_and_goes_on_with(pair):
         "remote": "origin",
         "dry_run": False,
         "atomic": True,
+        "said": [],
         "experiments": [
             {
                 "experiment": "one",
