@@ -5,15 +5,15 @@ Generators and judges are named and built in the same way.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import importlib.util
 import inspect
 import os
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -107,15 +107,23 @@ def _check_module(repo: Repository, commit: str, target: Target) -> None:
     """Refuses a module that would be imported from elsewhere than the commit."""
     if target.module is None or target.text == TASK:
         return
-    first, found = target.module.partition(".")[0], None
-    with contextlib.suppress(ImportError, ValueError):  # its import says so
-        found = importlib.util.find_spec(first)
-    if found is None:
-        return
-    top = os.path.realpath(repo.workdir)
-    places = [os.path.realpath(p) for p in found.submodule_search_locations or [found.origin or ""]]
-    inside = [os.path.relpath(place, top) for place in places if place.startswith(top + os.sep)]
-    if any(objects.entry_at(repo, commit, name) is not None for name in inside):
+    top, known = os.path.realpath(repo.workdir), ""
+    found: ModuleSpec | None = None
+    for part in target.module.split("."):
+        folders, known = found and found.submodule_search_locations, f"{known}.{part}".strip(".")
+        try:
+            # No package is imported for it, as `find_spec` of a module in one would.
+            found = PathFinder.find_spec(known, folders) if folders else find_spec(known)
+        except (ImportError, ValueError):
+            found = None
+        if found is None:
+            return  # its import says so
+        origin = [found.origin] if found.has_location and found.origin else []
+        places = [os.path.realpath(p) for p in origin or found.submodule_search_locations or ()]
+        inside = [os.path.relpath(p, top) for p in places if p.startswith(top + os.sep)]
+        if not any(objects.entry_at(repo, commit, name) for name in inside):
+            break
+    else:
         return
     where, path = places[0] if places else "built in", target.module.replace(".", "/")
     ends = (f"/{path}.py", f"/{path}/__init__.py")
@@ -125,7 +133,7 @@ def _check_module(repo: Repository, commit: str, target: Target) -> None:
             hint="install this checkout's packages, in an environment of its own: pip install -e .",
         )
     raise TargetError(
-        f"{target.text} is not in the commit: {first} is {where}",
+        f"{target.text} is not in the commit: {known} is {where}",
         hint="name a file of the repository that imports it",
     )
 

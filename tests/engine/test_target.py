@@ -61,9 +61,10 @@ class Evil(AutoPilotModule):
         ("new.py", "is not committed"),
         ("to_new.py", "is not committed"),
         ("evil:Evil", "not in the commit: evil is {out}/evil.py"),
-        ("package.evil:Evil", "not in the commit: package is {out}/package"),
+        ("package.evil:Evil", "not in the commit: package is {out}/package/__init__.py"),
+        ("rules.new:Evil", "not in the commit: rules.new is {top}/rules/new.py"),
         ("subprocess:run", "not in the commit: subprocess is "),
-        ("sys:exit", "not in the commit: sys is "),
+        ("sys:exit", "not in the commit: sys is built in"),
     ],
 )
 def test_nothing_is_executed_that_is_not_in_the_commit(
@@ -76,14 +77,17 @@ def test_nothing_is_executed_that_is_not_in_the_commit(
     (top / "link.py").symlink_to(out / "evil.py")
     (top / "folder").symlink_to(out)
     (top / "to_new.py").symlink_to("new.py")
+    (top / "built-in").touch()
+    monkeypatch.chdir(top)
     run_git(["add", "--all"], cwd=top)
     run_git(["commit", "--quiet", "--message=links"], cwd=top)
-    (top / "new.py").write_text(EVIL.format(mark=str(mark)))
+    for new in ("new.py", "rules/new.py"):
+        (top / new).write_text(EVIL.format(mark=str(mark)))
     monkeypatch.syspath_prepend(out)
     monkeypatch.syspath_prepend(top)
     with pytest.raises(TargetError) as caught:
         load_target(target.format(out=out), top, {}, AutoPilotModule, repository)
-    assert said.format(out=out) in caught.value.message
+    assert said.format(out=out, top=top) in caught.value.message
     assert not mark.exists()
 
 
