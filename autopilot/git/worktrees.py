@@ -267,7 +267,8 @@ def _hidden(repo: Repository, paths: Sequence[str]) -> list[str]:
     names = [line[2:] for line in lines if line[:1] == "S" or line[:1].islower()]
     if names and repo.config_bool("core.sparsecheckout"):
         # The files that a sparse checkout leaves out are no deletions.
-        return [name for name in names if os.path.lexists(repo.workdir / name)]
+        skipped = {line[2:] for line in lines if line[:1] in ("S", "s")}
+        return [n for n in names if n not in skipped or os.path.lexists(repo.workdir / n)]
     return names
 
 

@@ -22,6 +22,10 @@ from autopilot.git.worktrees import changed_files
 EVERYTHING = "**/*"
 # Both sides of a conflict, as git marks them.
 _MARKERS = re.compile(rb"^<{7,}( .*)?\r?\n(.*\n)*?={7,}\r?\n(.*\n)*?>{7,}( .*)?\r?$", re.MULTILINE)
+_NEVER_TAKEN = {
+    "conflicted": "resolve the conflict that its lines mark, and commit it",
+    "left out": "git sparse-checkout disable, or leave it out of the parameter's pattern",
+}
 _TREES = 8
 
 
@@ -291,18 +295,14 @@ def check_clean(repo: Repository, scopes: Sequence[Scope], *, include_dirty: boo
     """Refuses parameters whose files differ from HEAD.
 
     Args:
-        include_dirty: Only those that hold an unfinished merge.
+        include_dirty: Only those that hold an unfinished merge, or that are not checked out.
     """
     for name, state in dirty_files(repo, scopes).items():
-        if state == "conflicted":
-            raise ParameterError(
-                f"{name} holds an unfinished merge: it has lines of conflict markers",
-                hint="resolve the conflict and commit it",
-            )
-        if not include_dirty:
+        if not include_dirty or state in _NEVER_TAKEN:
+            take = "commit it, or take it into the start commit with --include-dirty"
             raise ParameterError(
                 f"{name} is {state}: the run would not start from what you see",
-                hint="commit it, or take it into the start commit with --include-dirty",
+                hint=_NEVER_TAKEN.get(state, take),
             )
 
 
@@ -312,7 +312,8 @@ def dirty_files(repo: Repository, scopes: Iterable[Scope]) -> dict[str, str]:
     The files' contents decide, whatever the index says of them.
 
     Returns:
-        "modified", "deleted", "untracked", or "conflicted" of one that has new conflict markers.
+        "modified", "deleted", "untracked", "left out" of a sparse checkout, or "conflicted" of one
+        that has new conflict markers.
     """
     places = [ParameterPath(scope.path, scope.pattern) for scope in scopes]
     head, work = entries_at(repo, repo.head_commit(), places), WorkFiles(repo, repo.workdir)
@@ -324,12 +325,11 @@ def dirty_files(repo: Repository, scopes: Iterable[Scope]) -> dict[str, str]:
         work.hash([name])  # stored, so that it is read without its file's encoding
         old, new = (each and objects.read_blob(repo, each.oid) for each in (head.get(name), entry))
         found[name] = "untracked" if old is None else "modified"
-        if new and _MARKERS.search(new) and not _MARKERS.search(old or b""):
+        if new and len(_MARKERS.findall(new)) > len(_MARKERS.findall(old or b"")):
             found[name] = "conflicted"
-    # What a sparse checkout leaves out is not deleted: git knows that.
     gone = [name for name, state in found.items() if state == "deleted"]
     there = changed_files(repo, gone)
-    return {name: state for name, state in found.items() if name not in gone or name in there}
+    return found | {name: "left out" for name in gone if name not in there}
 
 
 class ParameterFiles:

@@ -86,13 +86,17 @@ def test_bytes_decide_what_is_dirty(repository, top, tmp_path, flag):
     assert (linked.workdir / "rules/a.txt").read_text() == "a\n"
 
 
-def test_what_a_sparse_checkout_leaves_out_is_clean(repository, top):
+@pytest.mark.parametrize("flag", ["--no-assume-unchanged", "--assume-unchanged"])
+def test_what_a_sparse_checkout_leaves_out_is_not_deleted(repository, top, flag):
     scopes = [scope_of(repository, PathParameter(top, "**/*.*"))]
     run_git(["sparse-checkout", "set", "--no-cone", "/rules/"], cwd=top)
     assert not (top / "README.md").exists()
-    assert dirty_files(repository, scopes) == {}
+    assert dirty_files(repository, scopes) == {"README.md": "left out"}
+    with pytest.raises(ParameterError, match=r"README\.md is left out"):
+        check_clean(repository, scopes, include_dirty=True)
+    run_git(["update-index", flag, "rules/a.txt"], cwd=top)
     (top / "rules/a.txt").unlink()
-    assert dirty_files(repository, scopes) == {"rules/a.txt": "deleted"}
+    assert dirty_files(repository, scopes) == {"README.md": "left out", "rules/a.txt": "deleted"}
 
 
 MERGED = "top\n<<<<<<< HEAD\nours\n{}=======\ntheirs\n>>>>>>> side\nend\n"
@@ -105,13 +109,15 @@ def test_a_conflict_is_not_taken_in(repository, top, base, end):
     (top / "rules/a.txt").write_bytes(text.encode())
     scopes = [scope_of(repository, PathParameter(top / "rules"))]
     run_git(["add", "rules"], cwd=top)  # git then takes it for resolved
-    with pytest.raises(ParameterError, match=r"rules/a\.txt holds an unfinished merge"):
+    with pytest.raises(ParameterError, match=r"rules/a\.txt is conflicted"):
         check_clean(repository, scopes, include_dirty=True)
     # A file that is about conflicts is not in one.
     run_git(["commit", "--quiet", "-m", "docs"], cwd=top)
     (top / "rules/a.txt").write_bytes(f"more{end}{text}".encode())
     assert dirty_files(repository, scopes) == {"rules/a.txt": "modified"}
     check_clean(repository, scopes, include_dirty=True)
+    (top / "rules/a.txt").write_bytes(f"{text}{text}".encode())
+    assert dirty_files(repository, scopes) == {"rules/a.txt": "conflicted"}
 
 
 def test_a_heading_is_no_conflict(repository, top):
