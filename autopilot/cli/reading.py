@@ -62,7 +62,7 @@ def log(
     if count and show_all:
         raise UsageError("-n and --all do not go together", hint="leave one of them out")
     notebook, output = context.notebook(name), context.output
-    is_short = not (count or show_all or graph or output.as_json)
+    is_short = not (count or show_all or output.as_json)
     epochs = notebook.newest(count or _SHOWN) if count or is_short else notebook.epochs
     if output.as_json:
         ordered = epochs[::-1] if reverse else epochs
@@ -70,7 +70,7 @@ def log(
         return
     output.lines(pages.head(notebook))
     if graph:
-        points = [pages.Point(e.number, e.value, e.best, e.verdict != "rejected") for e in epochs]
+        points = notebook.index.points[-(count or 0) :]
         width = min(output.width or _CHART_WIDTH, _CHART_WIDTH)
         monitor, mode = notebook.monitor
         output.lines(pages.chart(points, f"val {monitor}{lower_note(mode)}", width=width))

@@ -13,7 +13,7 @@ import typer
 
 from autopilot.cli.arguments import Name
 from autopilot.cli.context import Context
-from autopilot.cli.pages.listing import Point, chart
+from autopilot.cli.pages.listing import chart
 from autopilot.cli.pages.progress import STYLES
 from autopilot.core.figures import costs, figures, lower_note, signed
 from autopilot.report.live import Going, LiveRun, RunReader
@@ -132,8 +132,7 @@ def _head(run: LiveRun) -> Iterator[Styled]:
 def _curve(run: LiveRun, width: int, height: int) -> Iterator[Styled]:
     # Axis, labels and legend are three lines.
     if run.points and height >= _LEAST_CHART - 1:
-        points = [Point(p.epoch, p.value, p.best, p.kept) for p in run.points]
-        for line in chart(points, f"val {run.monitor}", width=width, height=height - 3):
+        for line in chart(run.points, f"val {run.monitor}", width=width, height=height - 3):
             yield line, ""
 
 

@@ -9,30 +9,27 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from autopilot.core.records.message import one_line
-from autopilot.core.records.record import LlmRecord, MetricsRecord, ProgressNote, Record
+from autopilot.core.records.record import (
+    LlmRecord,
+    MetricsRecord,
+    ProgressNote,
+    Record,
+    names_in,
+)
 from autopilot.core.types import Cost, datum_from_json
 from autopilot.git.commands import looking
 from autopilot.git.repository import Repository
 from autopilot.text import jsonable
+from autopilot.tracking.index import Point
 from autopilot.tracking.lines import decode_all
 from autopilot.tracking.notebook import Notebook, Status
 
 _ITEMS, _LINES, _STRATEGIES, _RECENT = 6, 6, 8, 10
-
-
-@dataclass(frozen=True, slots=True)
-class LivePoint:
-    """A judged epoch on the curve."""
-
-    epoch: int
-    value: float | None
-    best: float | None
-    kept: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +86,7 @@ class LiveRun:
     best_epoch: int
     kept: int
     latest: str
-    points: Sequence[LivePoint]
+    points: Sequence[Point]
     strategies: Sequence[Used]
     spent: Cost
     going: Going | None
@@ -97,25 +94,25 @@ class LiveRun:
 
     def document(self) -> dict[str, Any]:
         """The same for a program, the curve as lists."""
-        plain: dict[str, Any] = jsonable(self)
+        plain: dict[str, Any] = jsonable(replace(self, points=()))
         return plain | {"points": [[p.epoch, p.value, p.best, p.kept] for p in self.points]}
 
 
 def reduced(
     slug: str,
     status: Status,
-    records: Sequence[MetricsRecord],
+    last: MetricsRecord | None,
+    points: Sequence[Point],
     notes: Sequence[Record],
     goes_on_by: str = "",
 ) -> LiveRun:
     """The run that records and progress tell of.
 
     Args:
-        records: Those of all judged epochs, in any order.
+        last: The val record of the newest judged epoch.
+        points: All judged epochs, oldest first.
         notes: The progress notes and calls of the epoch in progress, oldest first.
     """
-    val = sorted((r for r in records if r.split == "val"), key=lambda r: r.epoch)
-    last = val[-1] if val else None
     judged = last.epoch if last else -1
     own = [note for note in notes if note.epoch > judged or getattr(note, "split", "") == "test"]
     is_over = status.state in ("finished", "stopped", "waiting")
@@ -128,15 +125,12 @@ def reduced(
         baseline=last.baseline if last else None,
         best=last.best if last else None,
         best_epoch=last.best_epoch if last else 0,
-        kept=sum(record.verdict == "kept" for record in val),
+        kept=sum(point.kept for point in points if point.epoch),
         latest=_latest(last) if last else "",
-        points=[
-            LivePoint(r.epoch, r.metrics.get(r.monitor), r.best, r.verdict != "rejected")
-            for r in val
-        ],
-        strategies=_strategies(val),
+        points=points,
+        strategies=_strategies(points),
         spent=last.spent if last else Cost(),
-        going=None if is_over or not (own or status.holder) else _going(judged + 1, own, val),
+        going=None if is_over or not (own or status.holder) else _going(judged + 1, own, points),
         goes_on_by="" if is_over or status.holder else goes_on_by,
     )
 
@@ -146,19 +140,19 @@ def _latest(last: MetricsRecord) -> str:
     return f"epoch {last.epoch} {last.verdict}{why}"
 
 
-def _strategies(val: Sequence[MetricsRecord]) -> list[Used]:
+def _strategies(points: Sequence[Point]) -> list[Used]:
     """The strategies, those that were kept most often first."""
     used, kept, latest = Counter[str](), Counter[str](), dict[str, int]()
-    for record in val:
-        for name in record.strategies():
+    for point in points:
+        for name in names_in(point.strategy):
             used[name] += 1
-            kept[name] += record.verdict == "kept"
-            latest[name] = record.epoch
+            kept[name] += point.kept and point.epoch > 0
+            latest[name] = point.epoch
     names = sorted(used, key=lambda name: (-kept[name], -used[name], name))
     return [Used(name, used[name], kept[name], latest[name]) for name in names[:_STRATEGIES]]
 
 
-def _going(epoch: int, notes: Sequence[Record], records: Sequence[MetricsRecord]) -> Going:
+def _going(epoch: int, notes: Sequence[Record], points: Sequence[Point]) -> Going:
     results, calls = dict[tuple[str, int, int, int], ProgressNote](), list[LlmRecord]()
     doing, deaths, said = "", 0, ""
     for note in notes:
@@ -194,7 +188,7 @@ def _going(epoch: int, notes: Sequence[Record], records: Sequence[MetricsRecord]
     lines = [line for call in calls[-_LINES:] for line in _said(call)]
     lines += [f"agent: {line.strip()}" for line in said.splitlines() if line.strip()]
     # The baseline may be measured twice.
-    most = max((r.cost.evaluations for r in records[-_RECENT:] if r.epoch), default=0)
+    most = max((p.evaluations for p in points[-_RECENT:] if p.epoch), default=0)
     died = f"; {deaths} ended with their process" if deaths else ""
     return Going(
         epoch=max((note.epoch for note in notes), default=epoch),
@@ -230,7 +224,6 @@ class RunReader:
     def __init__(self, repo: Repository, slug: str) -> None:
         self._repo, self.slug = repo, slug
         self._mark: object = None
-        self._tip, self._records = "", list[MetricsRecord]()
         self.notes, self._head, self._read = list[Record](), b"", 0
 
     def look(self) -> LiveRun | None:
@@ -250,13 +243,10 @@ class RunReader:
             if (mark := (notebook.tip, status, size)) == self._mark:
                 return None
             self._mark = mark
-            if notebook.tip != self._tip:
-                line = notebook.journal.line(notebook.tip)
-                read = notebook.journal.read(MetricsRecord, line)
-                self._tip, self._records = notebook.tip, [record for _, record in read]
             self._follow(path)
             by = notebook.goes_on_by if status.holder is None else ""
-            return reduced(self.slug, status, self._records, self.notes, by)
+            points = notebook.index.points
+            return reduced(self.slug, status, notebook.last, points, self.notes, by)
 
     def _follow(self, path: Path) -> None:
         """Takes in the lines that the progress file has got since the last look."""

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from autopilot.errors import AutopilotError, UsageError
+from autopilot.git.commands import looking
 from autopilot.git.repository import Repository
 from autopilot.report.collection import collect
 from autopilot.report.contents import dumped
@@ -58,8 +59,9 @@ class ReportServer(ThreadingHTTPServer):
 
     def data(self) -> dict[str, object]:
         """The report's data as of now."""
-        notebook = Notebook(Repository.discover(self.folder), self.slug)
-        return page_data([collect(notebook)], live=True)
+        with looking():  # pages are asked for again and again
+            notebook = Notebook(Repository.discover(self.folder), self.slug)
+            return page_data([collect(notebook)], live=True)
 
 
 class _Handler(BaseHTTPRequestHandler):

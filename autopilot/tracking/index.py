@@ -14,6 +14,7 @@ import zlib
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from operator import itemgetter
@@ -28,7 +29,7 @@ from autopilot.git.commits import first_parent_log
 from autopilot.git.repository import Repository
 from autopilot.tracking.journal import Journal
 
-_VERSION = 1
+_VERSION = 2
 _BRANCH = "branch"
 _READ: tuple[type[Record], ...] = (MetricsRecord, StepRecord, Lesson)
 _LESSON = {each.name: each.default for each in fields(Lesson)}
@@ -53,6 +54,32 @@ class Judged(NamedTuple):
     is_repeated: bool
 
 
+class Point(NamedTuple):
+    """An epoch on a curve.
+
+    Args:
+        value: Its metric; None, NaN, infinity: a gap.
+        best: The best until then.
+        kept: Whether it was not rejected.
+        strategy: The strategies of its steps.
+        evaluations: How many it took.
+    """
+
+    epoch: int
+    value: float | None
+    best: float | None = None
+    kept: bool = False
+    strategy: str = ""
+    evaluations: int = 0
+
+    @classmethod
+    def of(cls, record: MetricsRecord) -> Point:
+        """The point of a val record."""
+        value, is_kept = record.metrics.get(record.monitor), record.verdict != "rejected"
+        more = record.strategy, record.cost.evaluations
+        return cls(record.epoch, value, record.best, is_kept, *more)
+
+
 @dataclass
 class Index:
     """The facts on an experiment that no epoch has to be read for.
@@ -71,7 +98,7 @@ class Index:
     wishes: dict[str, int] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
     # The rest is long: it is parsed when it is asked for.
-    lines: tuple[bytes, bytes] = (b"[]", b"[]")
+    lines: tuple[bytes, bytes, bytes] = (b"[]", b"[]", b"[]")
 
     @cached_property
     def epochs(self) -> list[Judged]:
@@ -82,6 +109,11 @@ class Index:
     def lessons(self) -> list[Lesson]:
         """All lessons, in the order in which they were learnt."""
         return [Lesson(**known) for known in json.loads(self.lines[1])]
+
+    @cached_property
+    def points(self) -> list[Point]:
+        """The epochs on a curve, oldest first."""
+        return [Point(*row) for row in json.loads(self.lines[2])]
 
     def place(self, number: int) -> int:
         """Where an epoch is among all, or would be."""
@@ -94,28 +126,33 @@ class Index:
 
     def take(self, records: Iterable[tuple[str, Record]]) -> None:
         """Takes in records, with the commits that they are on; known ones change nothing."""
+        outcomes, wishes = Counter(self.outcomes), dict(self.wishes)
         epochs = {epoch.number: epoch for epoch in self.epochs}
+        points = {point.epoch: point for point in self.points}
         lessons = {(lesson.epoch, lesson.id): lesson for lesson in self.lessons}
         for commit, record in sorted(records, key=lambda pair: (pair[1].epoch, pair[1].id)):
             if isinstance(record, Lesson):
                 lessons.setdefault((record.epoch, record.id), record)
             elif isinstance(record, StepRecord):
-                self.wishes |= dict.fromkeys(record.wishes, record.epoch)
+                wishes |= dict.fromkeys(record.wishes, record.epoch)
             elif isinstance(record, MetricsRecord):
                 self.inputs = {**record.inputs, **self.inputs}
                 if record.split == "val" and record.epoch not in epochs:
                     is_open = bool(record.unmeasured) or record.is_refused
                     state = record.tree, is_open, record.reused is not None
                     epochs[record.epoch] = Judged(record.epoch, commit, *state)
-                    self.outcomes[record.outcome] += record.epoch > 0
+                    points[record.epoch] = Point.of(record)
+                    outcomes[record.outcome] += record.epoch > 0
+        self.outcomes, self.wishes = outcomes, wishes
         self.epochs = [epochs[number] for number in sorted(epochs)]
+        self.points = [points[number] for number in sorted(points)]
         self.lessons = [lessons[key] for key in sorted(lessons)]
 
     def encode(self) -> bytes:
-        """The file's content: a checksum, and three lines of JSON."""
+        """The file's content: a checksum, and four lines of JSON."""
         head = {"v": _VERSION, "tips": self.tips, "length": self.length, "wishes": self.wishes}
         rest: list[Any] = [head | {"outcomes": self.outcomes, "inputs": self.inputs}, self.epochs]
-        rest.append([_short(lesson) for lesson in self.lessons])
+        rest += [[_short(lesson) for lesson in self.lessons], self.points]
         lines = [json.dumps(each, separators=(",", ":")) for each in rest]
         body = "\n".join(lines).encode()
         return b"%08x\n" % zlib.crc32(body) + body
@@ -131,7 +168,7 @@ class Index:
         if known.pop("v") != _VERSION:
             return None
         known["outcomes"] = Counter(known["outcomes"])
-        return cls(**known, lines=(lines[0], lines[1]))
+        return cls(**known, lines=(lines[0], lines[1], lines[2]))
 
 
 def read_index(repo: Repository, journal: Journal, tip: str) -> Index:
@@ -148,7 +185,8 @@ def read_index(repo: Repository, journal: Journal, tip: str) -> Index:
     for kind in _READ:
         if (oid := refs.read_ref(repo, layout.notes(kind.kind))) is not None:
             tips[kind.kind] = oid
-    found = _seen.get(str(path))
+    # Threads share the one in memory: it is added to in a copy.
+    found = copy(seen := _seen.get(str(path)))
     if found is None:
         with contextlib.suppress(OSError):
             found = Index.decode(path.read_bytes())
@@ -165,7 +203,8 @@ def read_index(repo: Repository, journal: Journal, tip: str) -> Index:
         found.tips = tips
         # Lines that cannot be read are named by each reader, who has to meet them for that.
         is_whole = not any(named.startswith(layout.notes("")) for named in repo.damaged)
-        if is_whole and refs.read_ref(repo, layout.branch) == tip:
+        # Who looks again and again writes it once.
+        if seen is None and is_whole and refs.read_ref(repo, layout.branch) == tip:
             with contextlib.suppress(AutopilotError, OSError):
                 replace_file(path.parent, path.name, FileState(REGULAR, found.encode()))
     return _seen.keep(str(path), found)

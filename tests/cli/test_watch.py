@@ -23,6 +23,7 @@ from autopilot.git.locks import Holder
 from autopilot.git.repository import Repository
 from autopilot.report.live import RunReader, reduced
 from autopilot.sandbox.programs import run_process
+from autopilot.tracking.index import Point
 from autopilot.tracking.lines import encode
 from autopilot.tracking.notebook import Status
 from tests.cli.conftest import COMMAND, Place
@@ -164,7 +165,8 @@ def test_the_reducer_folds_records_and_notes_into_what_both_views_draw() -> None
         ProgressNote(epoch=3, split="val", batch=1, died="signal 9"),
     ]
     running = Status("running", "process 7", Holder(7, "here", "now"))
-    run = reduced("a", running, records, notes)
+    points = [Point.of(record) for record in records]
+    run = reduced("a", running, records[-1], points, notes)
 
     assert [(p.epoch, p.value, p.best, p.kept) for p in run.points] == [
         (0, 0.5, 0.5, True), (1, 0.7, 0.7, True), (2, 0.6, 0.7, False),
@@ -178,10 +180,10 @@ def test_the_reducer_folds_records_and_notes_into_what_both_views_draw() -> None
     assert going.items == [("a", "passed", ""), ("b", "failed", "too low")]
     assert going.lines == ["agent: Look.", "agent: Done."] and going.spent.tokens == 7
     assert [(u.strategy, u.used, u.kept, u.last) for u in run.strategies] == [("up", 3, 1, 2)]
-    at_work = reduced("a", running, records, notes[:6]).going
+    at_work = reduced("a", running, records[-1], points, notes[:6]).going
     assert at_work is not None and at_work.doing == "step 1 is made"
     assert at_work.lines == ["agent: Look.", "agent: Done.", "agent: at work"]
-    assert reduced("a", Status("finished", ""), records, notes).going is None
+    assert reduced("a", Status("finished", ""), records[-1], points, notes).going is None
 
 
 def test_a_look_without_news_reads_nothing_and_an_emptied_progress_file_is_another_epoch(

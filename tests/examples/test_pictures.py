@@ -8,7 +8,8 @@ from pathlib import Path
 from types import ModuleType
 
 from autopilot.core.types import Cost
-from autopilot.report.live import LivePoint, LiveRun
+from autopilot.report.live import LiveRun
+from autopilot.tracking.index import Point
 
 TOP = Path(__file__).parents[2]
 PICTURES = TOP / "examples" / "pictures"
@@ -30,7 +31,7 @@ def test_the_readme_shows_what_the_script_makes(tmp_path: Path) -> None:
 
     script = load()
     script.HERE = tmp_path
-    points = [LivePoint(n, n / 4, n / 4, True) for n in range(4)]
+    points = [Point(n, n / 4, n / 4, True) for n in range(4)]
     script.draw(
         LiveRun(
             "a",

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from autopilot.core.records.record import Event, Lesson, MetricsRecord
+from autopilot.git.commands import looking
 from autopilot.tracking.index import Index
 from autopilot.tracking.notebook import Notebook
 from tests.experiments import again, git
@@ -16,7 +17,7 @@ from tests.experiments import again, git
 def _facts(index: Index) -> tuple[object, ...]:
     return (
         *(index.tips, index.length, index.outcomes, index.wishes, index.inputs),
-        *(index.epochs, index.lessons),
+        *(index.epochs, index.lessons, index.points),
     )
 
 
@@ -122,6 +123,19 @@ def test_each_epoch_alone_is_the_same_as_among_all(demo: Notebook) -> None:
         assert book.newest(epoch.number + 1) == every[-epoch.number - 1 :]
         assert "epochs" not in vars(book)
     assert again(demo).epoch_at(demo.base or "") is None
+
+
+def test_who_looks_again_adds_to_a_copy_and_writes_once(demo: Notebook) -> None:
+    with looking():
+        first = demo.index
+    kept = demo.layout.index(demo.repo).read_bytes()
+    before = _facts(first)
+    _block(demo)
+    with looking():
+        assert len(again(demo).index.lessons) == len(first.lessons) + 1
+    # What another thread has in hand stays, and the file is brought up to date by the next reader.
+    assert _facts(first) == before
+    assert demo.layout.index(demo.repo).read_bytes() == kept
 
 
 def test_the_index_of_another_tip_is_not_kept(demo: Notebook) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
 from typing import Any, TypeGuard
@@ -40,6 +39,7 @@ from autopilot.text import (
     shorten,
 )
 from autopilot.tracking.epochs import Epoch
+from autopilot.tracking.index import Point
 from autopilot.tracking.layout import experiments
 from autopilot.tracking.notebook import Notebook, Status
 
@@ -277,16 +277,6 @@ def _gain(notebook: Notebook) -> str:
 # The bit of each dot of a braille character, by row from the top and column.
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
 _KEPT, _BEST, _LINE = "●", "─", "⠒"
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """An epoch: its number, metric (None, NaN, infinity: a gap), the best so far, if kept."""
-
-    epoch: int
-    value: float | None
-    best: float | None = None
-    kept: bool = False
 
 
 def chart(points: Sequence[Point], name: str, *, width: int = 72, height: int = 10) -> list[str]:

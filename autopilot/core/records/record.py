@@ -27,7 +27,8 @@ EpochOutcome = Literal[
 Decide = Literal["promote", "reject"]
 
 
-def _apart(names: str) -> list[str]:
+def names_in(names: str) -> list[str]:
+    """The names in a field of names that were used together."""
     return [name for name in names.split(TOGETHER) if name]
 
 
@@ -286,7 +287,7 @@ class MetricsRecord(Record):
 
     def strategies(self) -> list[str]:
         """The names of the strategies that were used together; each counts."""
-        return _apart(self.strategy)
+        return names_in(self.strategy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -342,15 +343,15 @@ class Lesson(Record):
 
     def strategies(self) -> list[str]:
         """The names of the strategies that were used together; each counts."""
-        return _apart(self.strategy)
+        return names_in(self.strategy)
 
     def categories(self) -> list[str]:
         """The categories, one name each."""
-        return _apart(self.category)
+        return names_in(self.category)
 
     def nodes(self) -> list[str]:
         """The modules, one name each."""
-        return _apart(self.node)
+        return names_in(self.node)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

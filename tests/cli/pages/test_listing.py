@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from autopilot.cli.pages.listing import Point, chart
+from autopilot.cli.pages.listing import chart
+from autopilot.tracking.index import Point
 
 
 def points(*values: float | None) -> list[Point]:
