@@ -359,8 +359,13 @@ def test_a_server_lets_nothing_be_rewritten(server):
     assert git(a, "push", "-q", "origin", f":{branch}")[0] == 0
 
 
-def test_push_says_what_the_server_said(server):
+def test_push_says_what_the_server_said_without_secrets(server, monkeypatch):
     a = server
+    monkeypatch.setenv("DEPLOY_TOKEN", "swordfish-12345")
+    hook = a.top.parent / "r.git" / "hooks" / "post-receive"
+    hook.write_text("#!/bin/sh\necho it has swordfish-12345\n")
+    hook.chmod(0o755)
+    assert a.call("push", "--json").document["said"] == ["remote: it has [hidden]"]
     step = child(a, f"step{TRAILERS}Autopilot-Epoch: 3")
     a.git("update-ref", "refs/heads/autopilot/one", step)
     forked(a, "two")
