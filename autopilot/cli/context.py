@@ -143,12 +143,14 @@ class Context:
             more: See Request.
 
         Raises:
-            UsageError: the options do not go together.
+            UsageError: the options do not go together, or its tracker is not installed.
         """
         from autopilot.ai.prices import use_prices
         from autopilot.core.records.record import TASK
+        from autopilot.tracking.loggers import check_installed
 
         use_prices(options.prices or ())
+        check_installed(options.log_to)
         options = options.read(self.working_folder())
         more |= {"options": options, "by_hand": by_hand}
         if not task.given():

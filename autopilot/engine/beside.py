@@ -27,20 +27,17 @@ from autopilot.tracking.loggers import check_installed, is_installed
 from autopilot.tracking.notebook import Notebook
 
 _WAIT_S, _NOTIFY_S = 60.0, 60.0
+_DETACHED = "import os, sys; os.fork() and os._exit(0); "
+_DETACHED += "from autopilot.tracking.loggers import main; main(*sys.argv[1:])"
 
 
 @dataclass(frozen=True, slots=True)
 class Prepare:
-    """How the session of a process is made.
-
-    Args:
-        tracker: Where its epochs are sent to, and whether this command names it: one that an
-            earlier one did may be missing.
-    """
+    """How the session of a process is made, and the tracker that its epochs are sent to."""
 
     folder: Path
     session: Callable[[Sequence[Any], Child], Session]
-    tracker: tuple[str | None, bool] = (None, True)
+    tracker: str | None = None
 
 
 def start_or_resume(request: Request) -> Prepare:
@@ -51,17 +48,22 @@ def start_or_resume(request: Request) -> Prepare:
             return Session.resume(request.folder, child.slug, Options(), callbacks, child)
         return Session.start(request, callbacks, child)
 
-    return Prepare(request.folder, prepare, (request.options.log_to, True))
+    return Prepare(request.folder, prepare, request.options.log_to)
 
 
 def resuming(folder: Path, slug: str, changes: Options) -> Prepare:
-    """Prepares going on with an experiment, with options that take the place of its own."""
+    """Prepares going on with an experiment, with options that take the place of its own.
+
+    Raises:
+        UsageError: they name a tracker that is not installed; an earlier one may be missing.
+    """
+    check_installed(changes.log_to)
 
     def prepare(callbacks: Sequence[Any], child: Child) -> Session:
         return Session.resume(folder, slug, changes, callbacks, child)
 
     options = options_of(Notebook(Repository.discover(folder), slug), changes)
-    return Prepare(folder, prepare, (options.log_to, changes.log_to is not None))
+    return Prepare(folder, prepare, options.log_to)
 
 
 class News(Callback):
@@ -89,32 +91,18 @@ class Beside:
 
     Args:
         prepare: The run; without a tracker, there is nothing to send.
-
-    Raises:
-        UsageError: the tracker is asked for, and not installed.
     """
 
     def __init__(self, prepare: Prepare) -> None:
-        folder, (kind, is_asked) = prepare.folder, prepare.tracker
-        self._kind, self._writer, self._answers = kind, -1, -1
-        if kind is None or not (is_asked or is_installed(kind)):
+        kind = self._kind = prepare.tracker
+        self._writer = self._answers = -1
+        if kind is None or not is_installed(kind):
             return
-        check_installed(kind)
         news, self._writer = os.pipe()
         self._answers, answers = os.pipe()
         os.set_blocking(self._writer, False)
-        command = [sys.executable, "-P", "-m", "autopilot.tracking.loggers", kind, str(folder)]
-        pid = os.fork()
-        if pid == 0:
-            try:
-                os.setsid()
-                if os.fork() == 0:
-                    os.dup2(news, 0)
-                    os.dup2(answers, 1)
-                    os.execv(command[0], command)
-            finally:
-                os._exit(0)
-        os.waitpid(pid, 0)
+        command = [sys.executable, "-P", "-c", _DETACHED, kind, str(prepare.folder)]
+        subprocess.run(command, stdin=news, stdout=answers, start_new_session=True, check=True)
         os.close(news)
         os.close(answers)
 

@@ -240,13 +240,13 @@ def is_installed(kind: str) -> bool:
     return find_spec(kind) is not None
 
 
-def check_installed(kind: str) -> None:
+def check_installed(kind: str | None) -> None:
     """Refuses a tracker whose package is not here.
 
     Raises:
         UsageError: it is not installed.
     """
-    if not is_installed(kind):
+    if kind is not None and not is_installed(kind):
         hint = f"pip install {kind}, in the environment of autopilot; or leave it out"
         raise UsageError(f"--log-to {kind}: it is not installed", hint=hint)
 

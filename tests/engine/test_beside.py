@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from autopilot.engine.beside import Beside, Prepare
+from autopilot.engine.beside import Beside, Prepare, resuming
+from autopilot.engine.options import Options
 from autopilot.errors import UsageError
 from tests.cli.conftest import Place, place  # noqa: F401  # a fixture
 
@@ -42,11 +43,20 @@ def test_a_tracker_that_only_an_earlier_command_named_may_be_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    prepare = Prepare(tmp_path, lambda *_: pytest.fail("no session"), ("wandb", False))
+    prepare = Prepare(tmp_path, lambda *_: pytest.fail("no session"), "wandb")
     beside = Beside(prepare)
     assert beside.callbacks() == [] and beside.end() == [
         "wandb: not installed here, nothing is sent"
     ]
     with pytest.raises(UsageError):
-        Beside(replace(prepare, tracker=("wandb", True)))
-    assert Beside(replace(prepare, tracker=(None, True))).end() == []
+        resuming(tmp_path, "a", Options(log_to="wandb"))
+    assert Beside(replace(prepare, tracker=None)).end() == []
+
+
+def test_a_dry_run_looks_for_the_tracker_too(
+    place: Place,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    done = place.call("run", "counter.py", "--log-to", "wandb", "--dry-run", code=2)
+    assert "pip install wandb" in done.err
