@@ -43,7 +43,7 @@ class Monitored:
 
     def of_item(self, item: Datum) -> float | None:
         """The value of one item by itself; None where it has none, or the metric is of a whole."""
-        if self.owner is not None or item.outcome == "unmeasured":
+        if self.owner is not None or item.unmeasured is not None:
             return None
         value = item.metrics.get(self.name)
         if value is not None or self.name != "accuracy":
@@ -107,13 +107,15 @@ def compare(
     if not has and not had:
         # The metric is of whole batches: the batch of an item that raised has no value.
         has, had = (_with_value(_RESULT, side) for side in (now, before))
-    shared = [key for key in now if key in has and key in had]
+    both = has & had
+    shared = [key for key in now if key in both]
+    lost, fresh = had - both, has - both
     return Comparison(
         monitored.over([now[key] for key in shared]),
         monitored.over([before[key] for key in shared]),
         len(shared),
-        tuple(key[0] for key in before if key in had and key not in has),
-        tuple(key[0] for key in now if key in has and key not in had),
+        tuple(key[0] for key in before if key in lost),
+        tuple(key[0] for key in now if key in fresh),
     )
 
 

@@ -15,7 +15,7 @@ from autopilot.core import graph
 from autopilot.core.exchanges import GivenItems
 from autopilot.core.failures import Failures
 from autopilot.core.interpreter import Aside, Jobs
-from autopilot.core.items import SplitIds, copied
+from autopilot.core.items import FreshBatches, SplitIds, copied
 from autopilot.core.loss import Loss
 from autopilot.core.outages import side_by_side
 from autopilot.core.progress import Death, Position
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from autopilot.core.module import AutoPilotModule
 
 STEPS = {"train": "training_step", "val": "validation_step", "test": "test_step"}
+_WORDS = ("feedback", "error_message", "unmeasured")
 
 
 class Evaluator:
@@ -306,12 +307,13 @@ def _mistake(data: object, batch: Datum) -> str:
     for item in (*items, data):
         if not isinstance(item, Datum):
             return f"an item that is a {type(item).__name__}, not a Datum"
-        held: dict[str, Any] = vars(item)
-        for name in ("feedback", "error_message", "unmeasured"):
-            if not isinstance(held[name], str | None):
-                return f"an item whose {name} is a {type(held[name]).__name__}, not a text"
-        if not isinstance(held["metrics"], Mapping):
-            return f"an item whose metrics are a {type(held['metrics']).__name__}, not a dict"
+        texts: tuple[object, ...] = (item.feedback, item.error_message, item.unmeasured)
+        for name, text in zip(_WORDS, texts, strict=True):
+            if text is not None and not isinstance(text, str):
+                return f"an item whose {name} is a {type(text).__name__}, not a text"
+        metrics: object = item.metrics
+        if not isinstance(metrics, (dict, Mapping)):
+            return f"an item whose metrics are a {type(metrics).__name__}, not a dict"
     return ""
 
 
@@ -375,11 +377,12 @@ def batches(
             hint="a generator gives them once: pass a list, a DataLoader, or what can be iterated "
             "again",
         )
-    index, ids = 0, SplitIds(split)
+    index, ids, is_fresh = 0, SplitIds(split), isinstance(iterator, FreshBatches)
     while held is not None:
         following = next(iterator, None)
         # An endless dataset or a list: its items are the same in the next epoch.
-        yield index, ids.distinct(copied(as_batch(held))), following is None
+        batch = as_batch(held) if is_fresh else copied(as_batch(held))
+        yield index, ids.distinct(batch), following is None
         held, index = following, index + 1
 
 

@@ -42,6 +42,7 @@ _NEAR = 24
 _ITEMS_AT_MOST, _HEAD = 20_000, 4_000
 # Of a script without spaces, each character.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
+_Payload = Mapping[str, Any]
 _KINDS, _SPLITS = ("input", "expected output"), ("train", "val")
 
 
@@ -167,11 +168,12 @@ class StepItems:
         if data.split in ("val", "test"):
             return
         for item, target in with_targets(data, batch):
-            self.outcomes[item.outcome] += 1
-            if is_passed := item.outcome == "passed":
+            outcome = item.outcome
+            self.outcomes[outcome] += 1
+            if is_passed := outcome == "passed":
                 self.passed.add(item.id)
             kept, most = (self._passing, _PASSING) if is_passed else (self._failing, _FAILING)
-            if item.outcome in ("passed", "failed", "error") and len(kept) < most:
+            if outcome in ("passed", "failed", "error") and len(kept) < most:
                 kept.append((item, target))
 
 
@@ -195,20 +197,20 @@ class GivenItems:
         self, change: Callable[[], str], parameters: Callable[[], Iterable[Parameter]]
     ) -> None:
         self._change, self._parameters = change, parameters
-        self._items: dict[str, list[tuple[str, Mapping[str, Any], Mapping[str, Any]]]] = {}
+        self._items: dict[str, tuple[list[str], list[_Payload], list[_Payload]]] = {}
 
     def clear(self) -> None:
         """Forgets them: an epoch begins."""
-        self._items = {"train": [], "val": []}
+        self._items = {split: ([], [], []) for split in _SPLITS}
 
     def add(self, split: str, data: Datum, batch: Datum) -> None:
         """Takes in a batch with its results."""
         known = self._items.get(split)
-        if known is not None and len(known) < _ITEMS_AT_MOST:
-            known += [
-                (item.id, item.metadata, {} if target is None else target.metadata)
-                for item, target in with_targets(data, batch)
-            ]
+        if known is not None and len(known[0]) < _ITEMS_AT_MOST:
+            pairs, (names, results, targets) = with_targets(data, batch), known
+            names += [item.id for item, _ in pairs]
+            results += [item.metadata for item, _ in pairs]
+            targets += [{} if target is None else target.metadata for _, target in pairs]
 
     def in_edit(self) -> str:
         """Which items the epoch's edit copies, in a sentence without their content; "" if none."""
@@ -228,7 +230,7 @@ class GivenItems:
 
         owners, hits = defaultdict[str, set[str]](set), list[tuple[str, str, set[str], Any]]()
         for split, items in self._items.items():
-            for name, *payload in items:
+            for name, *payload in zip(*items, strict=True):
                 if here := set(filter(is_copied, _blocks_of(*payload))):
                     hits.append((split, name, here, payload))
                     for block in here:

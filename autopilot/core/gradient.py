@@ -159,7 +159,9 @@ class TextGradient(Gradient):
 
     def accumulate(self, other: Gradient) -> Gradient:
         if isinstance(other, TextGradient):
-            return TextGradient.of(self._parts + other._parts)
+            together = TextGradient("")  # replaced: no part is looked at again
+            together._parts = self._parts + other._parts
+            return together
         return TextGradient.of((*self._parts, Finding(other.render())))
 
     def for_items(self, ids: Set[str]) -> Gradient | None:

@@ -6,9 +6,10 @@ An item that stands in more than one split makes a score say less than it seems 
 from __future__ import annotations
 
 import copy
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from autopilot.core.types import Datum, as_datum, digest
@@ -19,6 +20,7 @@ V = TypeVar("V")
 _FIXED = frozenset({str, int, float, bool, type(None), bytes, complex})
 # Of a Datum without attributes of the user's own, only these fields hold what could be changed.
 _HOLDERS = ("metrics", "metadata", "items")
+_FIELDS = attrgetter(*(each.name for each in fields(Datum)))
 _PLAIN = len(fields(Datum))
 _EMPTY = frozenset({dict, list})
 _SHOWN = 6
@@ -58,7 +60,7 @@ class SplitIds:
 
     def __init__(self, split: str) -> None:
         self.split = split
-        self._seen: Counter[str] = Counter()
+        self._seen: dict[str, int] = {}
 
     def distinct(self, batch: Datum) -> Datum:
         """The batch, with ids that no item before it has.
@@ -75,8 +77,7 @@ class SplitIds:
         return replace(batch, items=items) if batch.items else items[0]
 
     def _distinct(self, item: Datum) -> Datum:
-        self._seen[item.id] += 1
-        count = self._seen[item.id]
+        count = self._seen[item.id] = self._seen.get(item.id, 0) + 1
         if count == 1:
             return item
         if item.id not in (digest(item.metadata), digest(item.metadata.get("value"))):
@@ -146,25 +147,23 @@ def _copied(value: Any, known: dict[int, Any]) -> Any:
     if kind is tuple:
         return tuple([_copied(item, known) for item in value])
     if isinstance(value, Datum):
-        known[id(value)] = twin = object.__new__(kind)
-        held = twin.__dict__
-        held.update(value.__dict__)
-        for name in _HOLDERS if kind is Datum and len(held) == _PLAIN else list(held):
+        held = value.__dict__
+        names: Iterable[str] = _HOLDERS
+        if kind is Datum and len(held) == _PLAIN:
+            # Without a `__dict__`, which the copy may never need.
+            twin = Datum(*_FIELDS(value))
+        else:
+            twin, names = object.__new__(kind), list(held)
+            twin.__dict__.update(held)
+        known[id(value)] = twin
+        for name in names:
             part = held[name]
             if type(part) in _FIXED or name == "grad_fn":
                 continue
             # Most items have neither metrics nor items of their own: no call for those. Only of a
             # dict or list it is asked whether it is empty: an array has no answer to that.
-            if type(part) in _EMPTY and not part:
-                held[name] = type(part)()
-            elif (
-                type(part) is dict
-                and id(part) not in known
-                and _FIXED.issuperset(map(type, part.values()))
-            ):
-                known[id(part)] = held[name] = part.copy()
-            else:
-                held[name] = _copied(part, known)
+            is_empty = type(part) in _EMPTY and not part
+            object.__setattr__(twin, name, type(part)() if is_empty else _copied(part, known))
         return twin
     try:
         twin = copy.deepcopy(value)
@@ -172,6 +171,16 @@ def _copied(value: Any, known: dict[int, Any]) -> Any:
         twin = value
     known[id(value)] = twin
     return twin
+
+
+class FreshBatches(Iterator[Datum]):
+    """Batches that nothing else holds, at any depth: a loop needs no copies of them."""
+
+    def __init__(self, made: Iterator[Datum]) -> None:
+        self._made = made
+
+    def __next__(self) -> Datum:
+        return next(self._made)
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,7 +232,7 @@ class EpochProgress:
                 position,
                 key=_key(batch, state),
                 data={} if is_odd else value,
-                items=sum(1 for _ in batch.leaves()),
+                items=len(batch),
                 seconds=seconds,
                 waits=waits,
             )

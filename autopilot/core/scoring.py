@@ -68,7 +68,10 @@ class Scoring:
 
     def _convert(self, item: Datum) -> None:
         # By far the usual case, and asked of every item; only NaN differs from itself.
-        if all(type(v) is float and v == v for v in item.metrics.values()):
+        for value in item.metrics.values():
+            if type(value) is not float or value != value:
+                break
+        else:
             return
         converted: dict[str, float] = {}
         for name, value in item.metrics.items():
@@ -110,7 +113,7 @@ class ItemMean:
 
     def update(self, data: Datum) -> None:
         """Takes in what a step returned."""
-        measured = 0
+        measured, own = 0, "accuracy" in data.metrics
         for item in data.leaves():
             outcome = item.outcome
             self.outcomes[outcome] += 1
@@ -119,9 +122,7 @@ class ItemMean:
             measured += 1
             if outcome == "error":
                 self.errors.append(item.error_message or "")
-            self._by_outcome[outcome] += not (
-                "accuracy" in item.metrics or "accuracy" in data.metrics
-            )
+            self._by_outcome[outcome] += not (own or "accuracy" in item.metrics)
             self._take(item, 1)
         # A batch's own number stands for each of its items that was measured.
         if data.items and measured:

@@ -12,7 +12,7 @@ from dataclasses import field
 from types import CoroutineType
 from typing import Any
 
-from autopilot.core.types import Datum
+from autopilot.core.types import Datum, said_of
 from autopilot.errors import AutopilotError, EvaluationError, ModuleError
 from autopilot.text import is_secret
 
@@ -147,11 +147,16 @@ def check_awaited(value: object, what: str, kind: type[AutopilotError] = Evaluat
 
 def _coroutines(value: object) -> list[CoroutineType[Any, Any, Any]]:
     items: object = [value, *value.leaves()] if isinstance(value, Datum) else value
-    found: list[CoroutineType[Any, Any, Any]] = []
+    held: list[object] = []
     for item in items if isinstance(items, list | tuple) else ():
-        is_item = isinstance(item, Datum)
-        for held in (vars(item), item.metrics, item.metadata) if is_item else ({"": item},):
-            # By their types, in C: this is asked of each item that is evaluated.
-            if isinstance(held, dict) and CoroutineType in map(type, held.values()):
-                found += [each for each in held.values() if isinstance(each, CoroutineType)]
-    return found
+        if not isinstance(item, Datum):
+            held.append(item)
+            continue
+        held += said_of(item)
+        for part in (item.metrics, item.metadata):
+            if isinstance(part, dict):
+                held += part.values()
+    # By their types, in C: this is asked of each item that is evaluated.
+    if CoroutineType not in map(type, held):
+        return []
+    return [each for each in held if isinstance(each, CoroutineType)]

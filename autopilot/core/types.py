@@ -8,6 +8,7 @@ import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Literal, get_args
 
 from autopilot.core.node import Node
@@ -20,6 +21,9 @@ OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 Metrics = Mapping[str, Mapping[str, float]]
 # A Datum's fields that are None where there is nothing to say.
 _TEXTS = ("error_message", "feedback", "unmeasured", "attribution")
+_SAID = ("success", "metrics", "metadata", *_TEXTS)
+# Its `__dict__` is never asked for: that is a second object for each item, made and kept.
+said_of = attrgetter("id", *_SAID)
 
 
 @dataclass
@@ -90,7 +94,7 @@ class Datum:
 
     def leaves(self) -> Iterator[Datum]:
         """The items of a batch, or the Datum itself when it is a single item."""
-        yield from self.items or [self]
+        return iter(self.items or [self])
 
 
 def as_datum(item: object, index: int) -> Datum:
@@ -106,7 +110,7 @@ def as_datum(item: object, index: int) -> Datum:
         return item
     dump = getattr(item, "model_dump", None)
     payload = dump() if callable(dump) else item
-    metadata = dict(payload) if isinstance(payload, Mapping) else {"value": payload}
+    metadata = dict(payload) if isinstance(payload, (dict, Mapping)) else {"value": payload}
     own_id = metadata.get("id")
     return Datum(metadata=metadata, id=str(own_id) if own_id is not None else digest(payload))
 
@@ -154,9 +158,9 @@ def datum_to_json(datum: Datum, *, check: bool = True) -> dict[str, Any]:
     Raises:
         DataError: the payload holds something that JSON cannot carry; it names the field.
     """
-    out: dict[str, Any] = {"id": datum.id}
-    for name in ("success", "metrics", "metadata", *_TEXTS):
-        value = getattr(datum, name)
+    name, *said = said_of(datum)
+    out: dict[str, Any] = {"id": name}
+    for name, value in zip(_SAID, said, strict=True):
         if value is not None and value != {}:
             out[name] = value
     if datum.items:

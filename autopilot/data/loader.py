@@ -5,13 +5,13 @@ The order follows from seed and epoch alone: the same in every process, on every
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from fractions import Fraction
 from itertools import islice
 from typing import Any, Generic, TypeVar, cast
 
+from autopilot.core.items import FreshBatches, copied
 from autopilot.core.types import Datum, as_datum, digest
 from autopilot.data.dataset import Indexable, Subset, check_indexable, is_indexable
 from autopilot.errors import DataError, UsageError
@@ -22,25 +22,22 @@ T = TypeVar("T")
 def default_collate(items: Sequence[object]) -> Datum:
     """A batch: a Datum whose `items` are the items as Datums, with an id that follows from theirs.
 
-    An item that is a Datum is copied, so that what a module writes into a batch does not stay in
-    the dataset.
+    Items are copied at every depth, so that what a module writes into a batch does not stay in the
+    dataset.
 
     >>> default_collate([{"id": "a"}, {"id": "b"}]).items[1].id
     'b'
     """
     data = [as_datum(item, index) for index, item in enumerate(items)]
-    copies = [
-        # What was made of a mapping or a value is no item of the dataset.
-        _twin(datum) if datum is item else datum
-        for datum, item in zip(data, items, strict=True)
-    ]
-    return Datum(items=copies, id=digest([datum.id for datum in copies]))
-
-
-def _twin(datum: Datum) -> Datum:
-    twin = copy.copy(datum)
-    twin.metadata = dict(datum.metadata)
-    return twin
+    # What was made of a mapping or a value is no item of the dataset: but its payload is.
+    pairs = list(zip(data, items, strict=True))
+    held = copied([datum if datum is item else datum.metadata for datum, item in pairs])
+    for index, own in enumerate(held):
+        if isinstance(own, Datum):
+            data[index] = own
+        else:
+            data[index].metadata = own
+    return Datum(items=data, id=digest([datum.id for datum in data]))
 
 
 class DataLoader(Generic[T]):
@@ -120,6 +117,8 @@ class DataLoader(Generic[T]):
     def __iter__(self) -> Iterator[Any]:
         # The order is fixed here and not at the first batch: set_epoch may come in between.
         batches = self._batches(self._pass())
+        if self.collate_fn is default_collate:
+            batches = FreshBatches(batches)
         if not self._is_epoch_set:
             self.epoch += 1
         return batches
