@@ -136,9 +136,9 @@ def delete(
 ) -> None:
     """Delete an experiment and all that belongs to it.
 
-    Branch, review branches, tags, notes, snapshots, its report, and what a run left behind. It
-    says what it removes, and asks. A running experiment and one whose branch is checked out are
-    refused. Your own branches and files are never touched.
+    Branch, review branches, tags, notes, snapshots, its report, what --log-to wrote in the git
+    folder, and what a run left behind. It says what it removes, and asks. A running experiment and
+    one whose branch is checked out are refused. Your own branches and files are never touched.
 
     \b
     autopilot experiment delete classifier-1

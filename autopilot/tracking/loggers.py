@@ -67,8 +67,20 @@ class Card:
         tags = {_TAG: notebook.start, "autopilot.branch": layout.branch_name}
         tags["autopilot.base_branch"] = manifest.base_branch
         group = project or notebook.repo.workdir.name
-        place = notebook.repo.common_dir / "autopilot" / "trackers"
+        place = _place(notebook.repo)
         return cls(notebook.slug, notebook.start, group, place, texts, tags)
+
+
+def tracker_runs(repo: Repository, start: str) -> list[Path]:
+    """The folders with what trackers have of an experiment in the git folder."""
+    place = _place(repo)
+    found = [*place.glob(f"tensorboard/**/*-{start[:7]}"), *place.glob(f"wandb/*-{start[:16]}")]
+    tags = place.glob(f"mlruns/*/*/tags/{_TAG}")
+    return [*found, *(tag.parents[1] for tag in tags if tag.read_text() == start)]
+
+
+def _place(repo: Repository) -> Path:
+    return repo.common_dir / "autopilot" / "trackers"
 
 
 class Tracker(ABC):
@@ -198,7 +210,7 @@ class TensorBoard(Tracker):
         from tensorboard.util.tensor_util import make_tensor_proto
 
         self._top = card.place / "tensorboard"
-        self._folder = self._top / card.slug
+        self._folder = self._top / f"{card.slug}-{card.start[:7]}"
         is_new = not self._folder.exists()
         self._event, self._summary = Event, Summary
         self._writer = EventFileWriter(str(self._folder))

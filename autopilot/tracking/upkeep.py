@@ -37,6 +37,7 @@ from autopilot.tracking.checkout import half_written
 from autopilot.tracking.holding import stopped
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import Layout, experiments, held, is_experiment
+from autopilot.tracking.loggers import tracker_runs
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import (
     WrittenPath,
@@ -230,6 +231,7 @@ class Removal:
         progress: The progress file of an unfinished epoch; None where there is none.
         worktree: The folder that an interrupted run left; None where there is none.
         report: Its page in the git directory; None where there is none.
+        trackers: What trackers have of it in the git directory.
         others: Branches and tags of such names that no run made: they stay.
     """
 
@@ -242,6 +244,7 @@ class Removal:
     progress: Path | None
     worktree: Path | None
     report: Path | None
+    trackers: tuple[Path, ...] = ()
     outputs: tuple[WrittenPath, ...] = ()
     kept: tuple[WrittenPath, ...] = ()
     others: tuple[str, ...] = ()
@@ -294,6 +297,8 @@ def remove(repo: Repository, removal: Removal) -> None:
         local = layout.request, layout.derived, layout.index, layout.trying, layout.said
         for file in (place(repo) for place in local):
             file.unlink(missing_ok=True)
+        for folder in removal.trackers:
+            remove_folder(folder)
         if removal.kept:
             remove_folder(layout.kept(repo))
             with contextlib.suppress(OSError):  # a project's experiments are beside it
@@ -320,6 +325,9 @@ def _plan(repo: Repository, slug: str) -> Removal:
     # What was fetched to be looked at, when that was killed.
     snapshots |= refs.list_refs(repo, f"{layout.incoming}/refs")
     progress, report = layout.progress(repo), layout.report(repo)
+    start = None
+    with contextlib.suppress(ExperimentError):
+        start = Journal(repo, layout).start()
     worktree = worktree_path(repo, slug)
     return Removal(
         slug=slug,
@@ -331,6 +339,7 @@ def _plan(repo: Repository, slug: str) -> Removal:
         progress=progress if progress.is_file() else None,
         worktree=worktree if (worktree / ".git").is_file() else None,
         report=report if report.is_file() else None,
+        trackers=tuple(tracker_runs(repo, start)) if start else (),
         kept=tuple(kept_outputs(repo, slug)),
         others=tuple(others),
     )

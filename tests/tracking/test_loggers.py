@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from autopilot.errors import UsageError
+from autopilot.git.repository import Repository
 from autopilot.tracking.loggers import check_installed
+from autopilot.tracking.upkeep import plan_removal
 from tests.cli.conftest import Place, levels, levels_template, place  # noqa: F401  # fixtures
 
 # Every address beyond this machine that a process looks up or connects to is written down.
@@ -70,6 +72,12 @@ def send(kind: str, place: Place) -> str:  # noqa: F811
     return done.stdout
 
 
+def own_runs(place: Place) -> list[Path]:  # noqa: F811
+    """What deleting the experiment `levels` would take from trackers."""
+    found = plan_removal(Repository.discover(place.top), "levels").trackers
+    return [folder for folder in found if folder.exists()]
+
+
 def test_mlflow_has_each_epoch_once_in_a_run_that_it_finds_or_is_named(
     levels: Place,  # noqa: F811
     listened: None,
@@ -84,6 +92,7 @@ def test_mlflow_has_each_epoch_once_in_a_run_that_it_finds_or_is_named(
     (folder,) = store.glob("*/*/params")
     run = folder.parent
     assert first == second and run.name in first and store.as_uri() in first
+    assert own_runs(levels) == [run]
     rows = [line.split()[1:] for line in (run / "metrics/val/accuracy").read_text().splitlines()]
     recorded = {r["epoch"]: r["metrics"] for r in levels.judged("levels")}
     assert rows == [[str(recorded[n]["accuracy"]), str(n)] for n in range(5)]
@@ -109,6 +118,7 @@ def test_wandb_stays_offline_and_keeps_its_run(levels: Place, listened: None) ->
     (file,) = (levels.top / ".git/autopilot/trackers/wandb").glob("offline-run-*/run-*.wandb")
     start = levels.git("log", "--format=%H", "--grep=start", "autopilot/levels")
     assert file.stem == f"run-{start[:16]}" and f"wandb sync {file.parent}" in said
+    assert own_runs(levels) == [file.parent]
     content = file.read_bytes()
     for word in ("val/accuracy", "autopilot/levels", "levels.py", "test/accuracy"):
         assert word.encode() in content
@@ -122,7 +132,7 @@ def test_a_run_and_its_resume_are_one_run_of_tensorboard(
 
     options = ("--log-to", "tensorboard", "--max-epochs")
     done = place.run("run", "counter.py", "-e", "c", *options, "1")
-    folder = place.top / ".git/autopilot/trackers/tensorboard/c"
+    (folder,) = (place.top / ".git/autopilot/trackers/tensorboard").glob("c-*")
     assert f"tensorboard: {folder}: tensorboard --logdir {folder.parent}" in done.out
     place.run("resume", "c", "--max-epochs", "3")
 
@@ -135,6 +145,9 @@ def test_a_run_and_its_resume_are_one_run_of_tensorboard(
     # The tracker's package and variables are no part of what the results depend on.
     assert "tensorboard" not in json.dumps(place.notes("c", "experiment")[1:])
     assert place.checkout()
+    # With the experiment it goes; a later one of that name is another run in any case.
+    assert str(folder) in place.call("experiment", "delete", "c", "--yes").out
+    assert not folder.exists()
 
 
 def test_what_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,6 +181,7 @@ def removal(removed: Removal) -> list[str]:
         lines.append(f"the worktree {removed.worktree}{written}")
     if removed.report is not None:
         lines.append(f"its report {removed.report}")
+    lines += [f"what a tracker has of it: {folder}" for folder in removed.trackers]
     lines += [f"kept from its evaluations: {replace(o, kept='')} in {o.kept}" for o in removed.kept]
     stay = (name.split("/", 2)[2] for name in removed.others)
     return lines + [f"but not {name}, which no run made" for name in stay]
