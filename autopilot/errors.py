@@ -253,6 +253,7 @@ _REMEDIES = {
     "Cannot allocate memory|out of memory": "free memory",
     "No locks available|not supported|not implemented": "move it to a file system with locks",
     "Input/output error|Stale file handle": "look at the disk or its connection",
+    r"\.lock': File exists": "if no git command is running, remove that file",
     "ot a directory|Is a directory|File exists|not empty": "move away what has that name",
     "unable to read|missing (blob|tree)|object not found|is corrupt|bad object|inflate": (
         "an object is missing or damaged: `git fsck` names it, and `git fetch` may bring it"

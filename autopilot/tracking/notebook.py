@@ -191,6 +191,7 @@ class Notebook:
             RecordError: one cannot be read; it names the line, and what shows and mends it.
         """
         strict = Journal(self.repo, self.layout, is_strict=True)
+        _ = self.start  # raises: no run made the branch
         strict.beginning(self.tip)
         for kind in kinds:
             deque(strict.read(kind, [self.start] if kind is Event else self.line), maxlen=0)

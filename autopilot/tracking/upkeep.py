@@ -28,7 +28,7 @@ from autopilot.files import STAGING, rests_in
 from autopilot.git import refs
 from autopilot.git.commands import run_git
 from autopilot.git.commits import create_tag, is_ancestor, read_commit
-from autopilot.git.locks import ExclusiveLock
+from autopilot.git.locks import ExclusiveLock, clear_stale_locks
 from autopilot.git.objects import has_object
 from autopilot.git.refs import delete_refs, refuse_checked_out
 from autopilot.git.repository import Repository
@@ -199,7 +199,7 @@ def _half_written(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
                     if path not in known:
                         yield Litter("half-written file", path, why, slug)
                     known.add(path)
-    for folder in dict.fromkeys((repo.git_dir, repo.common_dir)):
+    for folder in (repo.common_dir, *sorted(repo.common_dir.glob("worktrees/*"))):
         for path in rests_in(folder / STAGING, below=False):
             # Its process may be of any experiment, or of none.
             with contextlib.suppress(FileNotFoundError):
@@ -287,6 +287,7 @@ def remove(repo: Repository, removal: Removal) -> None:
                 f"{removal.slug} was changed meanwhile; nothing was removed",
                 hint="look at it again: autopilot experiment show " + removal.slug,
             )
+        clear_stale_locks(repo, [*removal.review])  # that of a revert has another experiment's name
         # Else a lock that is somebody's own would leave it by halves.
         delete_refs(repo, removal.refs, check=True)
         if removal.worktree is not None:
@@ -315,8 +316,10 @@ def _plan(repo: Repository, slug: str) -> Removal:
         # Else it is the review branch of an experiment of that name.
         reviews |= _exactly(repo, layout.revert.review)
     found = _directly_below(repo, layout.tags.rstrip("/"))
-    tags = {name: oid for name, oid in found.items() if _EPOCH_TAG.fullmatch(name)}
-    review = {n: oid for n, oid in reviews.items() if _experiment_at(repo, oid) == slug}
+    tags, review = (
+        {n: oid for n, oid in named.items() if _experiment_at(repo, oid) == slug}
+        for named in ({n: oid for n, oid in found.items() if _EPOCH_TAG.fullmatch(n)}, reviews)
+    )
     for name in (*branch, *review):
         refuse_checked_out(repo, name, "git switch another branch there, then delete it")
     others = [layout.branch] * (tip is not None and not branch)
@@ -354,7 +357,9 @@ def _is_of_run(repo: Repository, layout: Layout, tip: str) -> bool:
 
 
 def _experiment_at(repo: Repository, commit: str) -> str | None:
-    return trailer(read_commit(repo, commit).message, EXPERIMENT)
+    with contextlib.suppress(RepositoryError):  # a tag of something else
+        return trailer(read_commit(repo, commit).message, EXPERIMENT)
+    return None
 
 
 def _exactly(repo: Repository, name: str) -> dict[str, str]:

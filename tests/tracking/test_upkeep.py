@@ -163,10 +163,15 @@ def test_a_lock_of_somebody_elses_leaves_the_experiment_whole(top, demo):
     git(top, "pack-refs", "--all")
     before, lock = git(top, "for-each-ref"), top / ".git/packed-refs.lock"
     lock.touch()
-    with pytest.raises(GitCommandError, match=r"packed-refs\.lock"):
+    with pytest.raises(GitCommandError, match=r"packed-refs\.lock") as caught:
         remove(demo.repo, plan_removal(demo.repo, "demo"))
     assert git(top, "for-each-ref") == before and worktree.exists() and progress.exists()
+    assert caught.value.hint == "if no git command is running, remove that file"
     lock.unlink()
+    git(top, "branch", "autopilot-review/demo-revert", "autopilot/demo")
+    stale = top / ".git/refs/heads/autopilot-review/demo-revert.lock"
+    stale.touch()
+    os.utime(stale, (1, 1))
     remove(demo.repo, plan_removal(demo.repo, "demo"))
     assert git(top, "for-each-ref", "--format=%(refname)") == "refs/heads/main"
     assert not worktree.exists() and not progress.exists()
@@ -177,7 +182,10 @@ def test_only_what_a_run_made_is_removed(top, demo):
     for name in ("autopilot/mine", "autopilot/Not a/slug".replace(" ", "-"), "autopilot/a/b/c"):
         git(top, "branch", name)
     git(top, "branch", "autopilot-review/demo")
+    blob = git(top, "rev-parse", "HEAD:rules/a.txt")
+    git(top, "tag", "autopilot/mine/epoch-0000")
     git(top, "tag", "autopilot/demo/release")
+    git(top, "tag", "autopilot/demo/epoch-0099", blob)
     before = set(git(top, "for-each-ref", "--format=%(refname)").split())
     # Such a branch is no experiment: it is not listed, not completed, in no hint, not cleared.
     assert list(experiments(repo)) == ["demo"] == list(states_of(repo))
@@ -185,6 +193,7 @@ def test_only_what_a_run_made_is_removed(top, demo):
     for refused in (
         lambda: plan_removal(repo, "mine"),
         lambda: Notebook(repo, "mine").manifest,
+        lambda: Notebook(repo, "mine").need(),
         lambda: find(repo, "mine").notebook.start,
     ):
         with pytest.raises(ExperimentError, match="autopilot/mine is no experiment") as caught:
@@ -197,6 +206,7 @@ def test_only_what_a_run_made_is_removed(top, demo):
     found = plan_removal(repo, "demo")
     assert set(found.others) == {
         "refs/heads/autopilot-review/demo",
+        "refs/tags/autopilot/demo/epoch-0099",
         "refs/tags/autopilot/demo/release",
     }
     remove(repo, found)
