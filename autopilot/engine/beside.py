@@ -117,9 +117,12 @@ class Beside:
             return [f"{self._kind}: not installed here, nothing is sent"] if is_missing else []
         os.close(self._writer)
         with os.fdopen(self._answers, encoding="utf-8", errors="replace") as answers:
-            if not select.select([answers], [], [], _WAIT_S)[0]:
-                return [f"{self._kind}: it is still being sent, and goes on beside"]
-            return [f"{self._kind}: {line.rstrip()}" for line in answers]
+            rest = f"a resume with --log-to {self._kind} sends the rest"
+            lines = ["it is still being sent, and goes on beside"]
+            with contextlib.suppress(KeyboardInterrupt):  # it ends the wait; the run has ended
+                if select.select([answers], [], [], _WAIT_S)[0]:
+                    lines = [*answers] or [f"its process was ended; {rest}"]
+            return [f"{self._kind}: {line.rstrip()}" for line in lines]
 
 
 def run_command(command: str, folder: Path, slug: str, code: int) -> str:

@@ -342,7 +342,8 @@ def main(kind: str, folder: str) -> None:
             answers.write(follower.close(slug) + "\n")
         except Exception as error:  # noqa: BLE001  # the run stands without it
             why = shorten(f"{type(error).__name__}: {error}", _LONGEST)
-            answers.write(f"epochs are missing there ({redact(why)}): the next resume sends them\n")
+            again = f"autopilot resume {slug} --log-to {kind} sends them"
+            answers.write(f"epochs are missing there ({redact(why)}); {again}\n")
     answers.close()
 
 

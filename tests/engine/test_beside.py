@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,6 +52,24 @@ def test_a_tracker_that_only_an_earlier_command_named_may_be_missing(
     with pytest.raises(UsageError):
         resuming(tmp_path, "a", Options(log_to="wandb"))
     assert Beside(replace(prepare, tracker=None)).end() == []
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("event", "said"),
+    [(int, "its process was ended"), (_interrupt, "it is still being sent")],
+)
+def test_the_end_is_told_whatever_becomes_of_the_tracker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: Callable[[], object], said: str
+) -> None:
+    monkeypatch.setattr("autopilot.engine.beside._DETACHED", "import os; os.fork() and os._exit(0)")
+    beside = Beside(Prepare(tmp_path, lambda *_: pytest.fail("no session"), "tensorboard"))
+    monkeypatch.setattr("select.select", lambda *_: (event(), ([True], [], []))[1])
+    (line,) = beside.end()
+    assert line.startswith(f"tensorboard: {said}")
 
 
 def test_a_dry_run_looks_for_the_tracker_too(
