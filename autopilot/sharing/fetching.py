@@ -25,7 +25,7 @@ from autopilot.git.notes import merge_notes
 from autopilot.git.refs import checked_out_at, delete_refs, move_refs
 from autopilot.git.remotes import fetch_refs, remote_refs, shown
 from autopilot.git.repository import Repository
-from autopilot.tracking.layout import BRANCHES, NOTES, TAGS, Layout, held
+from autopilot.tracking.layout import BRANCHES, NOTES, TAGS, Layout, held, is_experiment
 
 _REVIEWS = "refs/heads/autopilot-review/"
 # The branches first: notes and tags that are read after them have all that is on them.
@@ -183,17 +183,24 @@ def fetch(
 
     Raises:
         RemoteError: the remote cannot be reached.
-        ExperimentError: the remote has no such experiment.
+        ExperimentError: the remote has no such experiment, or only a branch that no run made.
     """
+    slugs = list(slugs)
     theirs = remote_sets(repo, remote)
     wanted = chosen(theirs, slugs, project, f"on {shown(remote)}")
-    return take(repo, remote, {slug: theirs[slug] for slug in wanted}, dry_run=dry_run)
+    taken = take(repo, remote, {slug: theirs[slug] for slug in wanted}, dry_run=dry_run)
+    for slug in {*slugs} - {outcome.slug for outcome in taken}:
+        raise Layout(slug).no_experiment(f"git fetch {shown(remote)} brings it")
+    return taken
 
 
 def take(
     repo: Repository, remote: str, theirs: Mapping[str, RefSet], *, dry_run: bool
 ) -> list[Synced]:
-    """Brings a remote's experiments here; as `fetch`, with the remote's refs at hand."""
+    """Brings a remote's experiments here; as `fetch`, with the remote's refs at hand.
+
+    A branch that no run made is left out.
+    """
     folder = repo.common_dir / "autopilot"
     folder.mkdir(exist_ok=True)
     # Two exchanges at once would mix up the incoming refs: one waits for the other.
@@ -211,7 +218,8 @@ def take(
             incoming = grouped({n.removeprefix(_INCOMING): oid for n, oid in came.items()})
             return [
                 _settle(repo, slug, incoming.get(slug, RefSet()), shown(remote), dry_run=dry_run)
-                for slug in theirs
+                for slug, there in theirs.items()
+                if there.notes or not there.branch or is_experiment(repo, slug, there.branch)
             ]
         finally:
             _clear(repo)

@@ -103,3 +103,12 @@ def test_only_the_named_experiment_comes(top, demo, clone):
     make(top, "other")
     fetch(clone, "origin", ["other"])
     assert list(local_sets(clone)) == ["other"]
+
+
+def test_a_branch_that_no_run_made_does_not_come(top, demo, clone):
+    git(top, "branch", "autopilot/mine")
+    git(top, "branch", "autopilot-review/mine")
+    assert [outcome.slug for outcome in fetch(clone, "origin")] == ["demo"]
+    with pytest.raises(ExperimentError, match="autopilot/mine is no experiment"):
+        fetch(clone, "origin", ["mine"])
+    assert list(local_sets(clone)) == ["demo"]
