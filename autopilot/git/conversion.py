@@ -10,6 +10,7 @@ import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from autopilot.errors import GitCommandError
 from autopilot.git.commands import run_git
@@ -21,6 +22,10 @@ _ATTRIBUTES = ("text", "eol", "crlf", "filter", "ident", "working-tree-encoding"
 _NO_VALUE = ("unspecified", "unset", "set", "")
 # A checkout that is not quite reversible is git's to warn of when the user adds the file.
 _QUIET = ("-c", "core.safecrlf=false")
+# Folders of a git folder that are git's; a filter may keep its key in one of its own.
+_OF_GIT = {"branches", "hooks", "info", "lfs", "logs", "modules", "objects", "refs", "reftable"}
+_OF_GIT |= {"rr-cache", "sequencer", "rebase-apply", "rebase-merge", "NOTES_MERGE_WORKTREE", "svn"}
+_OF_GIT |= {"worktrees", "autopilot", "fsmonitor--daemon"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +164,13 @@ class Converter:
         if entry is None or entry.mode == TREE:
             return False
         return b"\r\n" in read_blob(self.repo, entry.oid)
+
+
+def link_keys(repo: Repository, folder: Path) -> None:
+    """Gives another git folder what filters keep in this one, as git-crypt does its key."""
+    for each in {*repo.git_dir.iterdir(), *repo.common_dir.iterdir()}:
+        if each.is_dir() and each.name not in _OF_GIT and not (folder / each.name).exists():
+            (folder / each.name).symlink_to(each)
 
 
 def _quoted(name: str) -> bytes:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from autopilot.errors import GitCommandError, RepositoryError, remedy, translated_as
 from autopilot.git.commands import run_git
+from autopilot.git.conversion import link_keys
 from autopilot.git.locks import clear_stale_locks, one_at_a_time
 from autopilot.git.objects import tree_of
 from autopilot.git.repository import Repository
@@ -75,7 +76,15 @@ def add_worktree(repo: Repository, path: Path, commit: str) -> Repository:
             path.parent.mkdir(parents=True, exist_ok=True)
             # --force: a worktree whose folder was deleted by hand may be registered at this path.
             add = ["worktree", "add", "--detach", "--force", "--quiet", str(path), commit]
-            run_git([*NO_HOOKS, *add], cwd=repo.workdir)
+            try:
+                run_git([*NO_HOOKS, *add], cwd=repo.workdir)
+            except GitCommandError as error:
+                if "filter" not in error.said:
+                    raise
+                _remove(repo, path)
+                run_git([*add, "--no-checkout"], cwd=repo.workdir)
+                link_keys(repo, Repository.discover(path).git_dir)
+                run_git([*NO_HOOKS, "checkout", "--force", "--quiet", commit], cwd=path)
             return Repository.discover(path)
         except (GitCommandError, OSError) as error:
             _remove(repo, path)
@@ -368,6 +377,7 @@ def borrow(repo: Repository, path: Path, commit: str) -> Repository:
         settings += f"[lfs]\n\tstorage = {_quoted(lfs)}\n"
     try:
         lend_objects(repo, path / ".git", path, head=commit, settings=settings, copied=())
+        link_keys(repo, path / ".git")
         run_git(["checkout", "--quiet", "--detach", commit], cwd=path)
         return Repository.discover(path)
     except BaseException as error:

@@ -164,6 +164,22 @@ def test_the_advice_fits_the_reason_why_there_is_no_worktree(
     assert "git fsck" in refused("unable to read sha1 file of README.md")
 
 
+def test_a_filter_whose_key_is_in_the_git_folder(repository: Repository, tmp_path: Path) -> None:
+    key = repository.git_dir / "vault" / "key"
+    key.parent.mkdir()
+    key.write_text("opened\n")
+    smudge = 'cat "$(git rev-parse --git-dir)/vault/key"'
+    for name, value in (("smudge", smudge), ("clean", f"{smudge} >&2"), ("required", "true")):
+        run_git(["config", f"filter.vault.{name}", value], cwd=repository.workdir)
+    (repository.git_dir / "info" / "attributes").write_text("README.md filter=vault\n")
+    made = add_worktree(repository, tmp_path / "linked", repository.head_commit())
+    check_out(made, repository.head_commit())
+    lent = borrow(repository, tmp_path / "lent", repository.head_commit())
+    assert {(r.workdir / "README.md").read_text() for r in (made, lent)} == {"opened\n"}
+    remove_worktree(repository, made.workdir)
+    assert key.exists() and listed(repository) == [str(repository.workdir)]
+
+
 def test_processes_that_make_worktrees_at_once(repository: Repository, tmp_path: Path) -> None:
     code = f"""
 import sys
