@@ -23,9 +23,10 @@ from autopilot.git.commits import ahead_behind, merge_base
 from autopilot.git.locks import one_at_a_time
 from autopilot.git.notes import merge_notes
 from autopilot.git.refs import checked_out_at, delete_refs, move_refs
-from autopilot.git.remotes import fetch_refs, remote_refs, shown
+from autopilot.git.remotes import deepen, fetch_refs, is_shallow, remote_refs, shown
 from autopilot.git.repository import Repository
 from autopilot.tracking.layout import BRANCHES, NOTES, TAGS, Layout, held, is_experiment
+from autopilot.tracking.notebook import Notebook
 
 _REVIEWS = "refs/heads/autopilot-review/"
 # The branches first: notes and tags that are read after them have all that is on them.
@@ -173,6 +174,8 @@ def fetch(
 ) -> list[Synced]:
     """Fetches experiments with their branch, review branch, tags and notes.
 
+    In a shallow clone, the rest of their history comes too.
+
     Args:
         slugs: The experiments; all that the remote has if none is named.
         project: Of all, only those of this project.
@@ -191,6 +194,12 @@ def fetch(
     taken = take(repo, remote, {slug: theirs[slug] for slug in wanted}, dry_run=dry_run)
     for slug in {*slugs} - {outcome.slug for outcome in taken}:
         raise Layout(slug).no_experiment(f"git fetch {shown(remote)} brings it")
+    if is_shallow(repo) and not dry_run:
+        for outcome in taken:
+            with contextlib.suppress(ExperimentError):  # it is not here, or without its notes
+                here = Notebook(repo, outcome.slug)
+                first = here.manifest.base or here.start
+                repo = deepen(repo, remote, here.layout.branch, here.tip, first)
     return taken
 
 

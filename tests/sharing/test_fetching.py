@@ -112,3 +112,10 @@ def test_a_branch_that_no_run_made_does_not_come(top, demo, clone):
     with pytest.raises(ExperimentError, match="autopilot/mine is no experiment"):
         fetch(clone, "origin", ["mine"])
     assert list(local_sets(clone)) == ["demo"]
+
+
+def test_a_shallow_clone_gets_all_epochs(top, demo, tmp_path):
+    git(tmp_path, "clone", "-q", "--depth=1", "--no-single-branch", f"file://{top}", "clone")
+    fetch(Repository.discover(tmp_path / "clone"), "origin")
+    there = Notebook(Repository.discover(tmp_path / "clone"), "demo")
+    assert [epoch.number for epoch in there.epochs] == [epoch.number for epoch in demo.epochs]
