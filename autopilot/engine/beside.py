@@ -155,6 +155,8 @@ def run_command(command: str, folder: Path, slug: str, code: int) -> str:
             timeout=_NOTIFY_S,
             check=False,
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"{said}: {error}"
+    except subprocess.TimeoutExpired:
+        return f"{said} did not end within {_NOTIFY_S:g} s"
+    except OSError as error:
+        return f"{said}: {error.strerror}"
     return f"{said} ended with code {done.returncode}" if done.returncode else ""
