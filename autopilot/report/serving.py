@@ -6,11 +6,12 @@ data once epochs are new. Another user of the machine does not know the secret i
 
 from __future__ import annotations
 
-import contextlib
 import secrets
+import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from autopilot.errors import AutopilotError, UsageError
 from autopilot.git.commands import looking
@@ -53,6 +54,11 @@ class ReportServer(ThreadingHTTPServer):
         self.hosts = [f"{name}:{self.server_port}" for name in (HOST, "localhost")]
         self.url = f"http://{self.hosts[0]}{self.place}"
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing of a browser or an experiment that has gone: the next request tells."""
+        if not isinstance(sys.exception(), OSError | AutopilotError):
+            super().handle_error(request, client_address)
+
     def source(self) -> RunReader:
         """The run, for one reader."""
         return RunReader(Repository.discover(self.folder), self.slug)
@@ -74,15 +80,13 @@ class _Handler(BaseHTTPRequestHandler):
         if not is_ours:
             self.send_error(404)
             return
-        # A browser that has gone, or an experiment that has: the next request tells.
-        with contextlib.suppress(OSError, AutopilotError):
-            if name == "events":
-                self._events()
-            else:
-                data = self.server.data()
-                text = dumped(data) if name else rendered(data)
-                self._head(name)
-                self.wfile.write(whole(text).encode())
+        if name == "events":
+            self._events()
+        else:
+            data = self.server.data()
+            text = dumped(data) if name else rendered(data)
+            self._head(name)
+            self.wfile.write(whole(text).encode())
 
     def _head(self, name: str) -> None:
         self.send_response(200)

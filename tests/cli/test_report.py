@@ -7,6 +7,8 @@ import http.client
 import io
 import json
 import re
+import socket
+import struct
 import threading
 import zlib
 from pathlib import Path
@@ -781,3 +783,18 @@ def test_serve_says_what_it_does_not_go_with_and_that_a_port_is_taken(story):
         with pytest.raises(UsageError) as caught:
             call(story, serve=True, port=server.server_port)
         assert "another" in caught.value.hint
+
+
+def test_a_served_page_says_nothing_of_a_client_that_has_gone(story, capfd):
+    with ReportServer(story.repo.workdir, "story") as server:
+        for name in ("", "events"):
+            asked = socket.create_connection(server.server_address)
+            place = f"GET {server.place}{name} HTTP/1.1\r\nHost: {server.hosts[0]}\r\n\r\n"
+            asked.sendall(place.encode()[: None if name else 9])
+            asked.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            asked.close()
+            server.handle_request()
+    for thread in threading.enumerate():
+        if "process_request_thread" in thread.name:
+            thread.join(10)
+    assert capfd.readouterr().err == ""
