@@ -7,7 +7,7 @@ Stop conditions are in `autopilot.core.stopping`, those that write files in
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +82,7 @@ class CostTracker(Callback):
 
     def __init__(self) -> None:
         self.by_verdict: dict[str, Cost] = {}
+        self._next = ("", 0)
 
     @property
     def total(self) -> Cost:
@@ -91,8 +92,12 @@ class CostTracker(Callback):
     def on_epoch_recorded(
         self, trainer: RunView, module: AutoPilotModule, record: MetricsRecord
     ) -> None:
-        self.by_verdict = {}
-        for past in trainer.experiment.history:
+        new: Sequence[MetricsRecord] = [record]
+        if (before := (trainer.experiment.slug, record.epoch)) != self._next:
+            # Epochs that another process made count, too.
+            self.by_verdict, new = {}, trainer.experiment.history
+        self._next = before[0], record.epoch + 1
+        for past in new:
             held = self.by_verdict.get(past.verdict, Cost())
             self.by_verdict[past.verdict] = held + past.cost
 

@@ -20,7 +20,7 @@ from autopilot.core.interpreter import Interpreter, Jobs
 from autopilot.core.memory import Memory, Past
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter, values_of
-from autopilot.core.people import REVIEWED, STEERED, People
+from autopilot.core.people import People
 from autopilot.core.policy import Decision
 from autopilot.core.progress import Death, EpochProgress, Position, PositionLog
 from autopilot.core.records import message
@@ -96,7 +96,7 @@ class Experiment(History):
         memory: Memory | None = None,
         manifest: Manifest | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(lambda revision: self.store.records_on(revision, MetricsRecord))
         self.store = InMemoryStore() if store is None else store
         self.memory = Memory() if memory is None else memory
         if self.memory.store is None:
@@ -137,7 +137,8 @@ class Experiment(History):
     def epoch_of_present_state(self) -> int | None:
         """The epoch that measured every item in the present state, or was refused; None if none."""
         known = self._measured.get(self.store.state())
-        return None if known is None or known.unmeasured else known.epoch
+        is_whole = known is not None and not self.record_of(known.number).unmeasured
+        return known.number if known is not None and is_whole else None
 
     def val_of(self, epoch: int) -> tuple[Mapping[str, float], list[Datum]]:
         """An epoch's val metrics, and its results as they are recorded, one Datum an item.
@@ -152,7 +153,7 @@ class Experiment(History):
         record = self.record_of(epoch)
         # An edit that was taken back leaves a state that an earlier epoch measured.
         measured = epoch if record.reused is None else record.reused
-        passes = recorded_passes(self.store, self._revisions[measured], "val", measured)
+        passes = recorded_passes(self.store, self.revision_of(measured), "val", measured)
         return passes[: record.repeat]
 
     def view(self, epoch: int, metrics: Metrics, monitor: str, mode: str, cost: Cost) -> EpochView:
@@ -221,23 +222,23 @@ class Experiment(History):
 
     def _recall(self) -> None:
         self._steps, self._items, self._passes, self.best_items = [], {}, [], ()
-        self.load_history(self.store.records(MetricsRecord))
-        self.store.refuse_gap([record.epoch for record in self.history])
+        index = self.store.index()
+        self.store.refuse_gap([judged.number for judged in index.epochs])
+        self.load_history(index)
         self._checked_inputs()
         events, last = self.events, self.last_epoch
-        is_alone = not any(event.name in (STEERED, REVIEWED) for event in events)
-        self.people.load(events, () if is_alone else self.store.records(StepRecord))
+        self.people.load(events, index.wishes, self.store.records_on)
         self._environment = environment_at(events)
         # Decisions by hand stand; the lesson of an epoch without a record is learned again.
         by_hand = ("blocked", "unblocked")
         self.memory.load(x for x in self.memory.kept() if x.epoch <= last or x.outcome in by_hand)
         if not self.is_replacement:  # of a process that is replaced, only the last can be half done
             kept = self.store.tagged()
-            for record in self.history[:-1]:
-                if record.verdict != "rejected" and record.epoch not in kept:
-                    self._finish(record, self._revisions[record.epoch])
+            for judged in self.epochs[:-1]:
+                if judged.is_kept and judged.number not in kept:
+                    self._finish(self.record_of(judged.number), judged.revision)
         if self.history:
-            self._finish(self.history[-1], self._revisions[last])
+            self._finish(self.history[-1], self.revision_of(last))
             self.best_items = mean_items(self._passes_of(self.best_epoch))
         self._recorded_steps = {(p[1].epoch, p[1].step): p for p in self.store.steps_since(last)}
         self.progress.load(last + 1, [n for epoch, n in self._recorded_steps if epoch == last + 1])
@@ -255,7 +256,7 @@ class Experiment(History):
         is_new = revision == self.store.tip
         above = () if is_new else takewhile(lambda r: r.id != revision, self.store.newest())
         if not any(r.trailer(message.REJECTED) == str(record.epoch) for r in above):
-            best = self._revisions[record.best_epoch]
+            best = self.revision_of(record.best_epoch)
             self.store.rollback(best, message.rollback_message(self.slug, record))
 
     # --- batches -------------------------------------------------------------------------------
@@ -435,9 +436,9 @@ class Experiment(History):
         self.store.annotate(revision, [trace_record(epoch, *each) for each in measured])
         if epoch > 0:
             self.memory.learn(lesson_of(self.slug, record, view, self._steps))
-        records = [*self.store.calls(), *other_records(epoch, metrics, decision.verdict), record]
-        self.store.annotate(revision, records)
-        self.add_epoch(record, revision, metrics)
+        judged = [*other_records(epoch, metrics, decision.verdict), record]
+        self.store.annotate(revision, [*self.store.calls(), *judged])
+        self.add_epoch(judged, revision)
         if decision.kept:
             is_new, best = known is None, self._items.get("val", [])
             self.best_items = best if is_new else mean_items(self._passes_of(self.best_epoch))
@@ -463,7 +464,7 @@ class Experiment(History):
         """
         judged = self.record_of(self.best_epoch if epoch is None else epoch)
         epoch, inputs = judged.epoch, self._checked_inputs()
-        revision = self._revisions[epoch]
+        revision = self.revision_of(epoch)
         self.store.annotate(revision, [trace_record(epoch, "test", items)])
         record = MetricsRecord(
             epoch=epoch,
@@ -476,9 +477,7 @@ class Experiment(History):
             unmeasured=unmeasured_in(items),
         )
         self.store.annotate(revision, [*self.store.calls(), record])
-        self.metrics.setdefault(epoch, {})["test"] = metrics
-        if gain is not None:
-            self.gains[epoch] = gain
+        self.read_again(epoch)
         self._note_environment()
         self.store.clear_progress()
 
@@ -532,10 +531,10 @@ class Experiment(History):
             UsageError: another word, or an epoch that was not judged.
         """
         epoch = self.best_epoch if epoch is None else epoch
-        if epoch not in self._revisions:
+        if epoch not in self.metrics:
             hint = "decide on an epoch that was measured"
             raise UsageError(f"{self.slug} has no judged epoch {epoch}", hint=hint)
-        revision = self._revisions[epoch]
+        revision = self.revision_of(epoch)
         self._annotate_start(Event.decided(decision, reason, reviewer, epoch, revision))
 
     @property
@@ -555,11 +554,11 @@ class Experiment(History):
             hint = "fit a Trainer with it, or attach it to an optimizer"
             raise ExperimentError(f"the experiment {self.slug} has not begun", hint=hint)
         if not self.is_open:
-            self.load_history(self.store.records(MetricsRecord))
+            self.load_history(self.store.index())
         manifests = self.store.records_on(self.store.start, Manifest)
         metrics = self.metrics.get(self.best_epoch, {})
-        test = self.gains.get(self.best_epoch)
-        return summarize([*manifests, self.manifest][0], self.history, metrics, self.events, test)
+        test, events = self.test_gain(self.best_epoch), self.events
+        return summarize([*manifests, self.manifest][0], [*self.history], metrics, events, test)
 
     def close(self) -> None:
         """Lets go of the store."""

@@ -118,7 +118,7 @@ class Fit(Run):
             return
         if not self.experiment.ignore_stop:
             self.stop(self.experiment.history[-1].stop)
-        for record in self.experiment.history:
+        for record in self.experiment.history if self.optimizer.is_told() else ():
             self.optimizer.tell(record)
         self.optimizer.load_state_dict(saved.get("optimizer", {}))
         self.hooks.load_states(saved.get("callbacks", {}))

@@ -220,7 +220,7 @@ class Memory:
         """The lessons that were made to last, in the order in which they were learnt."""
         if self.store is None:
             return list(self.lessons)
-        return self.store.lessons()
+        return self.store.index().lessons
 
     def load(self, lessons: Iterable[Lesson]) -> None:
         """Starts over from lessons that were kept earlier, in order."""

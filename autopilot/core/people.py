@@ -52,20 +52,26 @@ class People:
         self._is_read = self._in_step = False
         self._looked_s = 0.0
 
-    def load(self, events: Iterable[Event], steps: Iterable[tuple[str, StepRecord]]) -> None:
+    def load(
+        self,
+        events: Iterable[Event],
+        read: Iterable[str],
+        records_on: Callable[[str, type[StepRecord]], Iterable[StepRecord]],
+    ) -> None:
         """Takes in what earlier sessions wrote down.
 
         Args:
             events: The experiment's, oldest first.
-            steps: Its recorded steps with the revisions that they are on.
+            read: The ids of the words that steps have read.
+            records_on: Gives the recorded steps on a revision.
         """
-        made = dict[str, tuple[int, int]]()
-        for revision, record in steps:
-            made[revision] = record.epoch, record.step
-            self._given.update(record.wishes)
+        self._given.update(read)
         for event in events:
-            if event.name != REVIEWED or made.get(event.revision) == (event.epoch, event.step):
-                self._take(event)
+            if event.name == REVIEWED:
+                made = [(step.epoch, step.step) for step in records_on(event.revision, StepRecord)]
+                if (event.epoch, event.step) not in made:
+                    continue
+            self._take(event)
 
     def look(self) -> None:
         """Takes in what was handed over, at a safe point; cheap enough for each item.

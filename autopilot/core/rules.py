@@ -176,6 +176,9 @@ class ChainOptimizer(Optimizer):
         for optimizer in self.optimizers:
             optimizer.tell(record)
 
+    def is_told(self) -> bool:
+        return any(optimizer.is_told() for optimizer in self.optimizers)
+
     def exhausted(self) -> str:
         for optimizer in self.optimizers:
             optimizer.blocked = self.blocked

@@ -66,6 +66,10 @@ class Stepping:
             record: The epoch's val record: its verdict, value, and the parameters' values.
         """
 
+    def is_told(self) -> bool:
+        """Whether `tell` does something."""
+        return type(self).tell is not Stepping.tell
+
     def reads_feedback(self) -> bool:
         """Whether a step looks at gradients; if not, a run without a train split makes none."""
         return self.needs_gradient

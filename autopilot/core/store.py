@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
@@ -22,9 +22,9 @@ from typing import Any, TypeVar
 from autopilot.core.items import copied
 from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.core.records import message
+from autopilot.core.records.index import INDEXED, Index
 from autopilot.core.records.record import (
     Event,
-    Lesson,
     LlmRecord,
     Manifest,
     MetricsRecord,
@@ -187,9 +187,9 @@ class Store(ABC):
         """All revisions, newest first, read one after another."""
         return iter(self.log())
 
-    def lessons(self) -> list[Lesson]:
-        """All lessons, in the order in which they were learnt."""
-        return [lesson for _, lesson in self.records(Lesson)]
+    def index(self) -> Index:
+        """The facts on all epochs, and all lessons, in the order in which they were learnt."""
+        return Index().take(pair for kind in INDEXED for pair in self.records(kind))
 
     def steps_since(self, epoch: int) -> list[tuple[str, StepRecord]]:
         """The steps of epochs after a judged one, with the revisions that they are on."""
@@ -262,7 +262,7 @@ class InMemoryStore(Store):
         self._parameters: list[Parameter] = []
         self._states: dict[str, list[Any]] = {}
         self._revisions: list[Revision] = []
-        self._records: dict[str, dict[tuple[str, str], Record]] = {}
+        self._records: dict[tuple[str, str], dict[str, Record]] = defaultdict(dict)
         self._tags: dict[int, str] = {}
         # As many as a repeated epoch can use: a run of a million batches stays small.
         self._progress: deque[ProgressNote] = deque(maxlen=_PROGRESS)
@@ -328,12 +328,16 @@ class InMemoryStore(Store):
         # Copies, as if from a disk: a record that changes later does not change the store.
         for record in records:
             own = {each.name: copied(getattr(record, each.name)) for each in fields(record)}
-            self._records.setdefault(record.kind, {})[revision, record.id] = replace(record, **own)
+            self._records[revision, record.kind][record.id] = replace(record, **own)
 
     def records(self, kind: type[R]) -> list[tuple[str, R]]:
-        found = self._records.get(kind.kind, {})
-        pairs = [(revision, r) for (revision, _), r in found.items() if isinstance(r, kind)]
+        places = (at for at, name in list(self._records) if name == kind.kind)
+        pairs = [(at, record) for at in places for record in self.records_on(at, kind)]
         return sorted(pairs, key=lambda pair: (pair[1].epoch, pair[1].id))
+
+    def records_on(self, revision: str, kind: type[R]) -> list[R]:
+        here = self._records.get((revision, kind.kind), {})
+        return [record for record in here.values() if isinstance(record, kind)]
 
     def tag(self, epoch: int, revision: str, message: str) -> None:
         if self._tags.setdefault(epoch, revision) != revision:

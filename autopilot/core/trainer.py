@@ -311,7 +311,7 @@ class Trainer(RunView):
             best_epoch=best,
             metrics={split: experiment.metrics[best][split] if fitted else metrics},
             cost=Cost(evaluations=evaluations, seconds=seconds),
-            test=experiment.gains.get(best),
+            test=experiment.test_gain(best),
         )
 
     def measure(
@@ -418,14 +418,11 @@ class Trainer(RunView):
 
     def evaluations_per_epoch(self) -> int:
         # By hand, an epoch may pay for a look at the train split; the baseline measures val alone.
-        by_hand, history = self.experiment.manifest.by_hand, self.experiment.history
-        # No epoch after the baseline measures noise.
-        epochs = [
-            record.cost.evaluations - (record.noise.evaluations if record.noise else 0)
-            for record in (history[:1] if by_hand else history)
-        ]
-        recorded = self.experiment.last_epoch >= self.run.epoch
-        return max([0, *epochs] if recorded else [self.run.cost.evaluations, *epochs])
+        experiment, most = self.experiment, self.experiment.most_evaluations
+        if experiment.manifest.by_hand:
+            most = max([judged.evaluations for judged in experiment.epochs[:1]], default=0)
+        recorded = experiment.last_epoch >= self.run.epoch
+        return most if recorded else max(most, self.run.cost.evaluations)
 
     def judges_by(self) -> str:
         """The metric that decides whether an epoch is kept, and its direction, in words."""
@@ -434,17 +431,17 @@ class Trainer(RunView):
     def result(self) -> Result:
         """The result of the run so far."""
         experiment = self.experiment
-        judged = [record for record in experiment.history if record.epoch > 0]
+        judged = [epoch for epoch in experiment.epochs if epoch.number > 0]
         return Result(
             stop_reason=self.stop_reason,
             epochs=len(judged),
-            kept=sum(record.verdict == "kept" for record in judged),
+            kept=sum(epoch.is_kept for epoch in judged),
             best_epoch=experiment.best_epoch,
             baseline=experiment.baseline_value,
             best=experiment.best_value,
             metrics=experiment.metrics.get(experiment.best_epoch, {}),
             cost=experiment.spent,
-            test=experiment.gains.get(experiment.best_epoch),
+            test=experiment.test_gain(experiment.best_epoch),
         )
 
     # --- getting ready -------------------------------------------------------------------------

@@ -148,6 +148,7 @@ class Upkeep(Callback):
     def __init__(self, bench: Bench, child: Child) -> None:
         self._bench, self._child = bench, child
         self._feedback: list[str] = []
+        self._told = set[str]()
         self._packing = 0
 
     def on_validation_batch_end(
@@ -170,9 +171,10 @@ class Upkeep(Callback):
         workspace = self._bench.workspace
         notes = [*workspace.lacks("\n".join(said)), *self._bench.children.strays()]
         for note in notes:
-            # An earlier epoch may have told it, or an earlier process of this run.
-            known = any(note in record.reasons for record in trainer.experiment.history)
-            if (run := current_run()) is not None and not known:
+            # An earlier process of this run may have told it.
+            told = note in self._told or any(note in r.reasons for r in trainer.experiment.history)
+            self._told.add(note)
+            if (run := current_run()) is not None and not told:
                 run.note(note)
 
     def on_epoch_recorded(

@@ -361,7 +361,7 @@ class Session:
             except BudgetExceededError as spent:
                 experiment.on_loop_complete("interrupted", spent.message)
                 return replace(result, stop_reason=spent.message, interrupted=True)
-        test = experiment.gains.get(experiment.best_epoch)
+        test = experiment.test_gain(experiment.best_epoch)
         return replace(result, metrics=experiment.metrics[experiment.best_epoch], test=test)
 
 

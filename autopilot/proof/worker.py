@@ -275,7 +275,7 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
     experiment.guard, experiment.died = _StepGuard(bench), child.deaths
     experiment.only_recorded = True
     experiment.repeats = {(record.epoch, record.step): (commit, record) for commit, record in steps}
-    experiment.people.load(notebook.events, steps)
+    experiment.people.load(notebook.events, notebook.index.wishes, notebook.journal.read_on)
     experiment.known_noise = notebook.noise
     experiment.recorded = notebook
     store.bind(bench.module.parameters())

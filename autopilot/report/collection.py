@@ -100,7 +100,7 @@ class Report:
             "spent": _cost(notebook.spent),
             "settings": list(settings(manifest).items()),
             "events": [
-                [e.time, e.name, event_detail(e, notebook.reached)] for e in notebook.events
+                [e.time, e.name, event_detail(e, notebook.index.wishes)] for e in notebook.events
             ],
             "series": _series(notebook.epochs),
             "tuned": tuned.document() if (tuned := Tuned.of(notebook)) else None,

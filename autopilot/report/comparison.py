@@ -11,7 +11,7 @@ from autopilot.core.figures import figures, lower_note, outcomes, setting, signe
 from autopilot.core.memory import FAILURES, UNJUDGED, Memory, Trend
 from autopilot.core.people import APPROVE, PAUSED, REVIEWED, STEERED
 from autopilot.core.records.message import one_line
-from autopilot.core.records.record import Event, Manifest, StepRecord
+from autopilot.core.records.record import Event, Manifest
 from autopilot.core.types import Datum, count_outcomes
 from autopilot.git.objects import LineCounts
 from autopilot.text import counted, jsonable, shorten
@@ -33,20 +33,19 @@ def decision_line(event: Event) -> str:
 def words(notebook: Notebook) -> list[str]:
     """The words of people to the agent, one a line, with the steps that they reached."""
     said = (event for event in notebook.events if event.name == STEERED)
-    return [f"said by {event_detail(event, notebook.reached)}" for event in said]
+    return [f"said by {event_detail(event, notebook.index.wishes)}" for event in said]
 
 
-def event_detail(event: Event, reached: Mapping[str, StepRecord]) -> str:
-    """The text of an event beside its name; of a person's word, with the step that it reached."""
-    step = reached.get(event.id)
-    read = f" (read in epoch {step.epoch})" if step else " (not read yet)"
+def event_detail(event: Event, read: Mapping[str, int]) -> str:
+    """The text of an event beside its name; of a person's word, with the epoch that read it."""
+    by = f" (read in epoch {read[event.id]})" if event.id in read else " (not read yet)"
     if event.name == STEERED:
-        return f"{event.reviewer}: {one_line(event.detail, 200)}{read}"
+        return f"{event.reviewer}: {one_line(event.detail, 200)}{by}"
     if event.name == REVIEWED and event.decision == APPROVE:
         return f"epoch {event.epoch} approved by {event.reviewer}"
     if event.name == REVIEWED:
         why = one_line(event.detail, 200)
-        return f"epoch {event.epoch} refused by {event.reviewer}: {why}{read}"
+        return f"epoch {event.epoch} refused by {event.reviewer}: {why}{by}"
     if event.name == PAUSED:
         return f"by {event.reviewer}"
     if event.environment:

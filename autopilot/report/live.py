@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from autopilot.core.records.index import Point
 from autopilot.core.records.message import one_line
 from autopilot.core.records.record import (
     LlmRecord,
@@ -25,7 +26,6 @@ from autopilot.core.types import Cost, datum_from_json
 from autopilot.git.commands import looking
 from autopilot.git.repository import Repository
 from autopilot.text import jsonable
-from autopilot.tracking.index import Point
 from autopilot.tracking.lines import decode_all
 from autopilot.tracking.notebook import Notebook, Status
 

@@ -15,14 +15,8 @@ from pathlib import Path
 
 from autopilot.core.parameter import Parameter
 from autopilot.core.records import message
-from autopilot.core.records.record import (
-    Event,
-    Lesson,
-    LlmRecord,
-    Manifest,
-    ProgressNote,
-    Record,
-)
+from autopilot.core.records.index import Index
+from autopilot.core.records.record import Event, LlmRecord, Manifest, ProgressNote, Record
 from autopilot.core.store import R, Revision, Store
 from autopilot.errors import ExperimentError, ParameterError
 from autopilot.files import REGULAR, FileState, replace_file
@@ -227,8 +221,8 @@ class GitStore(Store):
         line = commits.first_parent_log(self.repo, self.tip, stop=base)
         return (Revision(commit.id, commit.tree, commit.message) for commit in line)
 
-    def lessons(self) -> list[Lesson]:
-        return read_index(self.repo, self.journal, self.tip).lessons
+    def index(self) -> Index:
+        return read_index(self.repo, self.journal, self.tip)
 
     def tagged(self) -> Collection[int]:
         return tagged_epochs(self.repo, self.slug).get(self.slug, frozenset())

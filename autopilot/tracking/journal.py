@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import threading
-from collections import deque
 from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,11 +15,8 @@ from autopilot import __version__
 from autopilot.core.records.message import EPOCH, EXPERIMENT, REJECTED, trailer
 from autopilot.core.records.record import (
     Event,
-    Lesson,
     Manifest,
-    MetricsRecord,
     Record,
-    StepRecord,
 )
 from autopilot.errors import GitCommandError, RecordError, RepositoryError, translated_as
 from autopilot.git.commands import Seen
@@ -30,7 +26,7 @@ from autopilot.git.objects import read_blob
 from autopilot.git.refs import read_ref
 from autopilot.git.repository import Repository
 from autopilot.tracking.layout import KINDS, Layout
-from autopilot.tracking.lines import UnreadLine, decode, decode_all, encode, id_of, prepare
+from autopilot.tracking.lines import UnreadLine, decode, decode_all, encode, id_of
 
 R = TypeVar("R", bound=Record)
 _Notes = list[tuple[str, str]]
@@ -153,13 +149,6 @@ class Journal:
         if _numbers(newest) > _numbers(__version__):
             return f"autopilot {newest} wrote it: pip install 'autopilot>={newest}'"
         return "a newer autopilot wrote it: pip install --upgrade autopilot" if is_newer else ""
-
-    def look(self, tip: str) -> None:
-        """Reads what a process that goes on with the experiment reads; see `looking`."""
-        prepare()
-        for kind in (Manifest, MetricsRecord, StepRecord, Lesson):
-            deque(self.read(kind), maxlen=0)
-        self.line(tip)
 
     def start(self) -> str | None:
         """The start commit: the one with the manifest; None where its notes are not here."""

@@ -14,9 +14,10 @@ from functools import cached_property
 from operator import attrgetter
 
 from autopilot.core.comparison import averaged, mean_items
-from autopilot.core.people import REVIEWED, STEERED
+from autopilot.core.people import REVIEWED
 from autopilot.core.records import message
 from autopilot.core.records.history import Summary, summarize
+from autopilot.core.records.index import Index
 from autopilot.core.records.message import trailer_number
 from autopilot.core.records.record import (
     Event,
@@ -37,7 +38,7 @@ from autopilot.git.commits import Commit
 from autopilot.git.locks import ExclusiveLock, Holder
 from autopilot.git.repository import Repository
 from autopilot.tracking.epochs import Epoch, judged_epochs, rollbacks_in, steps_in
-from autopilot.tracking.index import Index, read_index
+from autopilot.tracking.index import read_index
 from autopilot.tracking.journal import Journal, ProgressFile
 from autopilot.tracking.layout import Layout, experiments, is_experiment, tagged_epochs
 
@@ -146,14 +147,6 @@ class Notebook:
         noted = self.journal.read_on(self.start, Event)
         found = {event.id: event for event in (*waiting, *noted)}
         return sorted(found.values(), key=attrgetter("order"))
-
-    @cached_property
-    def reached(self) -> dict[str, StepRecord]:
-        """Id of the event of a word to the step whose optimizer read it."""
-        if not any(event.name in (STEERED, REVIEWED) for event in self.events):
-            return {}
-        steps = [record for _, record in self.records(StepRecord)]
-        return {name: record for record in steps for name in record.wishes}
 
     @property
     def held(self) -> tuple[str, StepRecord] | None:
@@ -334,7 +327,7 @@ class Notebook:
             return self._since(number, self.tip)
         # Its rollback is above its records, below those of the next one.
         after = self.index.epochs[self.index.place(number + 1) :]
-        return self._since(number, after[0].commit if after else self.tip)
+        return self._since(number, after[0].revision if after else self.tip)
 
     def find(self, name: str) -> Epoch:
         """The epoch that a user means.
@@ -387,13 +380,10 @@ class Notebook:
         found = self.journal.read_on(self.start, MetricsRecord)
         return next((r.noise for r in found if (r.epoch, r.split) == (0, "val")), None)
 
-    @cached_property
+    @property
     def inputs(self) -> dict[str, str]:
         """Repository path to first blob id of the files that evaluations read."""
-        found: dict[str, str] = {}
-        for _, record in sorted(self.records(MetricsRecord), key=lambda pair: pair[1].epoch):
-            found = {**record.inputs, **found}
-        return found
+        return self.index.inputs
 
     def lessons(self, epoch: int) -> list[Lesson]:
         """The lessons of an epoch."""

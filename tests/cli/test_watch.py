@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from autopilot.core.experiment import Experiment
+from autopilot.core.records.index import Point
 from autopilot.core.records.record import LlmRecord, MetricsRecord, ProgressNote
 from autopilot.core.run import Run, running
 from autopilot.core.types import Cost
@@ -23,7 +24,6 @@ from autopilot.git.locks import Holder
 from autopilot.git.repository import Repository
 from autopilot.report.live import RunReader, reduced
 from autopilot.sandbox.programs import run_process
-from autopilot.tracking.index import Point
 from autopilot.tracking.lines import encode
 from autopilot.tracking.notebook import Status
 from tests.cli.conftest import COMMAND, Place

@@ -369,7 +369,7 @@ def test_the_baseline_must_run():
     trainer = Trainer()
     with pytest.raises(EvaluationError, match="all 4 val items failed: RuntimeError: no conn"):
         trainer.fit(Broken([("up", 3)]), TRAIN, VAL, max_epochs=1)
-    assert trainer.experiment.history == []
+    assert not trainer.experiment.history
 
 
 def test_an_epoch_in_which_everything_fails_is_rejected():
@@ -497,7 +497,7 @@ def test_a_module_that_scores_nothing_stops_at_the_baseline():
         trainer.fit(Unscored([("up", 3)]), TRAIN, VAL, max_epochs=1)
     assert "success=" in refused.value.hint
     assert 'monitor = "score"' in refused.value.hint
-    assert trainer.experiment.history == []
+    assert not trainer.experiment.history
 
 
 def test_without_a_val_split_the_train_items_are_to_be_scored():

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 from types import ModuleType
 
+from autopilot.core.records.index import Point
 from autopilot.core.types import Cost
 from autopilot.report.live import LiveRun
-from autopilot.tracking.index import Point
 
 TOP = Path(__file__).parents[2]
 PICTURES = TOP / "examples" / "pictures"

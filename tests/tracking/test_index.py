@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from autopilot.core.records.index import Index
 from autopilot.core.records.record import Event, Lesson, MetricsRecord
 from autopilot.git.commands import looking
-from autopilot.tracking.index import Index
 from autopilot.tracking.notebook import Notebook
 from tests.experiments import again, git
 

@@ -142,7 +142,7 @@ def attempts(past: Past, given: Sequence[str] = ()) -> list[Attempt]:
     Args:
         given: The texts of the val items as the module got them, not to be told.
     """
-    records = past.judged()
+    records = list(past.judged())
     failed = [record for record in records if record.verdict == "rejected"]
     latest = {r.epoch for r in [r for r in failed if r.reused is None][-_LATEST:]}
     # By a person, before they were measured.

@@ -93,7 +93,11 @@ def page(notebook: Notebook) -> list[str]:
     }
     detail = f" ({status.detail})" if status.detail and status.state != "killed" else ""
     rows = [
-        [git_date(seconds_of(e.time)) if e.time else "", e.name, event_detail(e, notebook.reached)]
+        [
+            git_date(seconds_of(e.time)) if e.time else "",
+            e.name,
+            event_detail(e, notebook.index.wishes),
+        ]
         for e in notebook.events
     ]
     events = align(["when", "event", "detail"], rows)

@@ -22,6 +22,7 @@ from autopilot.core.figures import (
     signed,
     test_gain,
 )
+from autopilot.core.records.index import Point
 from autopilot.errors import AutopilotError
 from autopilot.git import refs
 from autopilot.git.repository import Repository
@@ -39,7 +40,6 @@ from autopilot.text import (
     shorten,
 )
 from autopilot.tracking.epochs import Epoch
-from autopilot.tracking.index import Point
 from autopilot.tracking.layout import experiments
 from autopilot.tracking.notebook import Notebook, Status
 

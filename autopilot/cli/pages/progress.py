@@ -28,6 +28,7 @@ from autopilot.git.worktrees import worktree_path
 from autopilot.sandbox.workspace import abandon
 from autopilot.text import display_width, redact, visible
 from autopilot.tracking.layout import Layout
+from autopilot.tracking.lines import prepare
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import output_lines
 
@@ -339,7 +340,8 @@ class ChildReporter(Observer):
             for place in (user.workdir, worktree_path(user, slug)):
                 if place.exists():
                     Repository.discover(place)
-            notebook.journal.look(notebook.tip)
+            prepare()
+            notebook.index.parse()
 
     def beside(self, before: int) -> int:
         with contextlib.suppress(AutopilotError):

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter, itemgetter
+from typing import overload
 
 from autopilot.core.figures import gained
+from autopilot.core.records.index import Index, Judged
 from autopilot.core.records.record import EpochOutcome, Event, Manifest, MetricsRecord, StepRecord
 from autopilot.core.types import Cost, Gain, Metrics, Noise
 
 _BEGINNINGS = ("started", "resumed")
+_NEAR = 128
 _ENDS = ("finished", "stopped", "interrupted", "crashed")
 
 
@@ -29,59 +35,93 @@ class KnownState:
 
 
 class History:
-    """All judged epochs, oldest first.
+    """All judged epochs, oldest first. What is known of each is little; records are read when used.
 
     Attributes:
-        history: Their val records.
-        metrics: Epoch to split to metric name to value.
         inputs: Repository path to blob id of what evaluations read, as it was at first.
-        gains: Epoch to its gain on the baseline, on the test split.
         noise: How far a second measurement of the baseline differs; None before the baseline.
+        most_evaluations: The most that an epoch took, without those that measured the noise.
+
+    Args:
+        read: Gives the metrics records on a revision.
     """
 
-    def __init__(self) -> None:
-        self.history: list[MetricsRecord] = []
-        self.metrics: dict[int, dict[str, Mapping[str, float]]] = {}
-        self.inputs: dict[str, str] = {}
-        self.gains: dict[int, Gain] = {}
+    def __init__(self, read: Callable[[str], Iterable[MetricsRecord]]) -> None:
+        self._read = read
+        self.load_history(Index())
+
+    def load_history(self, index: Index) -> None:
+        """Starts over from the facts that are known of all epochs."""
+        self.epochs: list[Judged] = []
+        self.inputs, self.most_evaluations = dict(index.inputs), 0
         self.noise: Noise | None = None
-        self._revisions: dict[int, str] = {}
-        self._measured: dict[str, MetricsRecord] = {}
+        self._measured: dict[str, Judged] = {}
+        self._near: OrderedDict[int, list[MetricsRecord]] = OrderedDict()
+        for judged in index.epochs:
+            self._take(judged)
+        if self.epochs:
+            self.noise = self.history[0].noise
 
-    def load_history(self, judged: Iterable[tuple[str, MetricsRecord]]) -> None:
-        """Starts over from records and the revisions that they are on, in order of epochs."""
-        self.history, self.metrics, self._revisions, self._measured = [], {}, {}, {}
-        self.inputs, self.gains = {}, {}
-        for revision, record in judged:
-            # The first blob counts: all scores must come from the files of the baseline.
-            if record.inputs:
-                self.inputs = {**record.inputs, **self.inputs}
-            self.metrics.setdefault(record.epoch, {})[record.split] = record.metrics
-            if record.test_gain is not None:
-                self.gains[record.epoch] = record.test_gain
-            if record.split == "val":
-                self._append(record, revision)
-
-    def add_epoch(self, record: MetricsRecord, revision: str, metrics: Metrics) -> None:
-        """Takes a judged epoch in."""
-        self._append(record, revision)
-        self.inputs = {**record.inputs, **self.inputs}
-        self.metrics[record.epoch] = dict(metrics)
-
-    def _append(self, record: MetricsRecord, revision: str) -> None:
-        self.history.append(record)
+    def add_epoch(self, records: list[MetricsRecord], revision: str) -> None:
+        """Takes in a judged epoch: the records of all its splits, that of val last."""
+        self._keep(records[-1].epoch, records)
+        self._take(Judged.of(records[-1], revision))
+        self.inputs = {**records[-1].inputs, **self.inputs}
         self.noise = self.history[0].noise
-        self._revisions[record.epoch] = revision
+
+    def _take(self, judged: Judged) -> None:
+        self.epochs.append(judged)
+        self.most_evaluations = max(self.most_evaluations, judged.evaluations)
         # The first measurement of a state stands, unless items were missing and it was done again.
-        known = self._measured.get(record.tree)
-        is_to_be_done = known is not None and (known.unmeasured or known.is_refused)
-        if known is None or (is_to_be_done and record.reused is None):
-            self._measured[record.tree] = record
+        known = self._measured.get(judged.tree)
+        if known is None or (known.is_open and not judged.is_repeated):
+            self._measured[judged.tree] = judged
+
+    def _keep(self, epoch: int, records: list[MetricsRecord]) -> list[MetricsRecord]:
+        # Those that were used last; the baseline and the best one are, in every epoch.
+        self._near[epoch] = records
+        self._near.move_to_end(epoch)
+        if len(self._near) > _NEAR:
+            self._near.popitem(last=False)
+        return records
+
+    def _judged(self, epoch: int) -> Judged:
+        place = bisect_left(self.epochs, epoch, key=itemgetter(0))
+        if place == len(self.epochs) or self.epochs[place].number != epoch:
+            raise KeyError(epoch)
+        return self.epochs[place]
+
+    def records_of(self, epoch: int) -> list[MetricsRecord]:
+        """The records of a judged epoch, one a split; KeyError if it is none."""
+        known = self._near.get(epoch)
+        if known is None:
+            found = self._read(self._judged(epoch).revision)
+            known = sorted((r for r in found if r.epoch == epoch), key=attrgetter("id"))
+        return self._keep(epoch, known)
+
+    def read_again(self, epoch: int) -> None:
+        """Something was added to an epoch's records."""
+        self._near.pop(epoch, None)
+
+    @property
+    def history(self) -> Sequence[MetricsRecord]:
+        """Their val records."""
+        return _ValRecords(self)
+
+    @property
+    def metrics(self) -> Mapping[int, Metrics]:
+        """Epoch to split to metric name to value."""
+        return _AllMetrics(self)
+
+    def test_gain(self, epoch: int) -> Gain | None:
+        """The gain of an epoch on the baseline, on the test split; None where it is not known."""
+        records = self.records_of(epoch) if self.epochs else []
+        return next((r.test_gain for r in records if r.test_gain is not None), None)
 
     @property
     def last_epoch(self) -> int:
         """The newest epoch that was judged; -1 before the baseline."""
-        return self.history[-1].epoch if self.history else -1
+        return self.epochs[-1].number if self.epochs else -1
 
     @property
     def best_epoch(self) -> int:
@@ -105,11 +145,11 @@ class History:
 
     def record_of(self, epoch: int) -> MetricsRecord:
         """The val record of a judged epoch."""
-        return self.history[epoch - self.history[0].epoch]
+        return next(record for record in self.records_of(epoch) if record.split == "val")
 
     def revision_of(self, epoch: int) -> str:
         """The revision that an epoch's records are on."""
-        return self._revisions[epoch]
+        return self._judged(epoch).revision
 
     def known(self, state: str, steps: Sequence[StepRecord]) -> KnownState | None:
         """The earlier measurement of a state, which is not evaluated again; None if there is none.
@@ -117,14 +157,15 @@ class History:
         A state that was measured before can be no improvement. If some of its items could not be
         measured, it counts as new.
         """
-        known = self._measured.get(state)
-        if known is None:
+        judged = self._measured.get(state)
+        if judged is None:
             return None
+        known = self.record_of(judged.number)
         outcome: EpochOutcome = "repeated"
         reasons = tuple(step.error for step in steps if step.error)
         if reasons:
             outcome = "failed"
-        elif known.unmeasured or known.is_refused:
+        elif judged.is_open:
             return None
         elif known.epoch == self.best_epoch and not any(step.changed for step in steps):
             reasons, outcome = ("the optimizer changed nothing",), "unchanged"
@@ -132,6 +173,41 @@ class History:
             again = f"the same state as epoch {known.epoch} ({known.verdict}), not evaluated again"
             reasons = (again,)
         return KnownState(known.epoch, known.metrics, outcome, reasons)
+
+
+class _ValRecords(Sequence[MetricsRecord]):
+    """The val records of a history, each read when it is asked for."""
+
+    def __init__(self, of: History) -> None:
+        self._of = of
+
+    def __len__(self) -> int:
+        return len(self._of.epochs)
+
+    @overload
+    def __getitem__(self, place: int) -> MetricsRecord: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[MetricsRecord]: ...
+    def __getitem__(self, place: int | slice) -> MetricsRecord | list[MetricsRecord]:
+        if isinstance(place, slice):
+            return [self._of.record_of(judged.number) for judged in self._of.epochs[place]]
+        return self._of.record_of(self._of.epochs[place].number)
+
+
+class _AllMetrics(Mapping[int, Metrics]):
+    """Epoch to split to metrics of a history, read when it is asked for."""
+
+    def __init__(self, of: History) -> None:
+        self._of = of
+
+    def __len__(self) -> int:
+        return len(self._of.epochs)
+
+    def __iter__(self) -> Iterator[int]:
+        return (judged.number for judged in self._of.epochs)
+
+    def __getitem__(self, epoch: int) -> Metrics:
+        return {record.split: record.metrics for record in self._of.records_of(epoch)}
 
 
 def environment_at(events: Iterable[Event], epoch: int | None = None) -> dict[str, str]:

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from autopilot.cli.pages.listing import chart
-from autopilot.tracking.index import Point
+from autopilot.core.records.index import Point
 
 
 def points(*values: float | None) -> list[Point]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from autopilot.core.records.history import History, Tally, summarize
+from autopilot.core.records.index import Index
 from autopilot.core.records.record import Event, Manifest, MetricsRecord, StepRecord
 from autopilot.core.types import Cost, Gain
 
@@ -31,8 +32,10 @@ RECORDS = [
 
 @pytest.fixture
 def history() -> History:
-    history = History()
-    history.load_history((f"commit-{record.epoch}", record) for record in RECORDS)
+    index, kept = Index(), [(f"commit-{record.epoch}", record) for record in RECORDS]
+    index.take(kept)
+    history = History(lambda revision: [record for at, record in kept if at == revision])
+    history.load_history(index)
     return history
 
 
@@ -46,7 +49,7 @@ def test_the_last_record_says_what_is_best(history: History) -> None:
     assert history.spent == Cost(evaluations=12)
     assert history.record_of(1) is RECORDS[1]
     assert history.revision_of(2) == "commit-2"
-    assert history.gains == {1: Gain(0.4)}
+    assert (history.test_gain(1), history.test_gain(2)) == (Gain(0.4), None)
     assert history.metrics[1] == {"val": {"f1": 0.7}, "test": {"f1": 0.6}}
 
 
@@ -71,9 +74,9 @@ def test_a_known_state_is_not_measured_again(history, tree, steps, outcome, reas
 
 def test_a_new_state_and_one_with_unmeasured_items_are_measured(history: History) -> None:
     assert history.known("tree-3", [step()]) is None
-    history.add_epoch(val(3, 0.8, "rejected", unmeasured=1), "commit-3", {"val": {"f1": 0.8}})
+    history.add_epoch([val(3, 0.8, "rejected", unmeasured=1)], "commit-3")
     assert history.known("tree-3", [step()]) is None
-    history.add_epoch(val(4, 0.8, "kept", tree="tree-3"), "commit-4", {"val": {"f1": 0.8}})
+    history.add_epoch([val(4, 0.8, "kept", tree="tree-3")], "commit-4")
     assert history.known("tree-3", [step()]).epoch == 4
 
 
@@ -97,4 +100,5 @@ def test_a_summary_of_nothing_has_no_numbers() -> None:
     summary = summarize(Manifest(slug="a"), [], {}, [Event(name="created")])
     assert (summary.epochs, summary.baseline, summary.gain, summary.mode) == (0, None, None, "max")
     assert (summary.started, summary.ended, summary.decision) == ("", "", None)
-    assert History().best_epoch == 0 and History().last_epoch == -1
+    history = History(lambda revision: [])
+    assert (history.best_epoch, history.last_epoch, list(history.history)) == (0, -1, [])
