@@ -153,7 +153,7 @@ def inspect(
     rows = [_cells(row) for row in history[-_ROWS:]]
     table = align(["epoch", "verdict", "result", "metrics", "answer"], rows, ["epoch"])
     output.lines(shorten_end(line, output.width) for line in table)
-    last = history[-1]
+    last = history[-1] if history else {}
     for key, value in last.get("metadata", {}).items():
         if key == "stderr":
             continue

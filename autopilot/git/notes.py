@@ -67,7 +67,8 @@ class Notes:
     def folders(self) -> Iterator[tuple[str, list[tuple[str, str]]]]:
         """The same by folders, each with a name that no folder of other content has."""
         tip = read_ref(self.repo, self.ref)
-        return _walk(self._tree(tip), "") if tip else iter(())
+        with translated(f"cannot open {self.ref}"):
+            yield from _walk(self.repo.pygit[tip].peel(pygit2.Tree), "") if tip else ()
 
     def items(self) -> Iterator[tuple[str, bytes]]:
         """All notes with the ids of what they annotate; a second copy of a note is an item too."""
@@ -128,10 +129,6 @@ class Notes:
         else:
             create_ref(repo, self.ref, new, log)
         self._kept = (new, top)
-
-    def _tree(self, tip: str) -> pygit2.Tree:
-        with translated(f"cannot open {self.ref}"):
-            return self.repo.pygit[tip].peel(pygit2.Tree)
 
     def _content(self, copies: Mapping[str, str]) -> bytes | None:
         contents = [objects.read_blob(self.repo, oid) for oid in copies.values()]

@@ -72,12 +72,13 @@ def delete_ref(repo: Repository, name: str, expected: str) -> None:
 def list_refs(repo: Repository, *prefixes: str) -> dict[str, str]:
     """The refs whose names are a prefix or begin with one and "/", with what they point at.
 
-    Starts git.
+    Starts git; notes the damaged ones.
     """
-    names = (prefix.rstrip("/") for prefix in prefixes)
-    command = ["for-each-ref", "--format=%(objectname) %(refname)", *names]
-    lines = os.fsdecode(run_git(command, cwd=repo.workdir).stdout).splitlines()
-    return {name: oid for oid, _, name in (line.partition(" ") for line in lines)}
+    command = ["for-each-ref", "--format=%(refname) %(objectname)"]
+    listed = run_git([*command, *(each.rstrip("/") for each in prefixes)], cwd=repo.workdir)
+    for name in re.findall("ignoring broken ref (.+)", listed.stderr):
+        repo.leave_out(name)
+    return dict(line.split(" ") for line in os.fsdecode(listed.stdout).splitlines())
 
 
 def when_unlocked(write: Callable[[], object]) -> None:
@@ -140,9 +141,8 @@ def created(repo: Repository, name: str) -> Iterator[None]:
 @contextmanager
 def _swapped(repo: Repository, name: str, expected: str) -> Iterator[pygit2.Reference]:
     """The ref as it is expected, for the body to move or delete."""
-    # The comparison here is only for the message. What decides is libgit2's own: a loaded reference
-    # remembers its value, and to set or delete it fails, under the ref's lock, if another process
-    # has moved it since. Reading the ref once more distinguishes that failure from others.
+    # The comparison here is only for the message: libgit2 compares once more, under the ref's lock,
+    # with what a loaded reference remembers. Reading the ref again tells that failure from others.
     try:
         reference = repo.pygit.references.get(name)
         current = str(reference.target) if reference is not None else None

@@ -151,6 +151,12 @@ class Repository:
                 hint="`git log --oneline --all` lists the commits, `git tag` the tags",
             ) from error
 
+    def leave_out(self, ref: str) -> AutopilotError:
+        """Notes a ref that holds no commit; returns the error of whoever needs it."""
+        what, at = f"{ref} cannot be read: it holds no commit", self.common_dir
+        hint = f"{at}/logs/{ref} has where it was: rm -f {at}/{ref} && git update-ref {ref} COMMIT"
+        return self.damaged.setdefault(what, RepositoryError(what, hint=hint))
+
     def identity(self) -> Identity:
         """The author: GIT_AUTHOR_NAME and _EMAIL, then `author.*`, then `user.*`.
 

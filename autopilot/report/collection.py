@@ -169,6 +169,7 @@ def collect(notebook: Notebook, pool: DiffPool | None = None, details: int = DET
     base, best = notebook.base or notebook.start, notebook.best_commit
     # Every run writes these kinds of notes; after a partial fetch some are missing.
     kinds = ("gradients", "memory", "traces") if len(epochs) > 1 else ()
+    there = refs.list_refs(repo, notebook.layout.notes(""))
     return Report(
         notebook=notebook,
         rows=[row for row, _ in pairs],
@@ -180,7 +181,7 @@ def collect(notebook: Notebook, pool: DiffPool | None = None, details: int = DET
         forks=list(_forks(repo, notebook.slug)),
         net=pool.between(objects.tree_of(repo, base), objects.tree_of(repo, best)),
         pool=pool,
-        absent=[k for k in kinds if refs.read_ref(repo, notebook.layout.notes(k)) is None],
+        absent=[kind for kind in kinds if notebook.layout.notes(kind) not in there],
         bare=len(epochs) - len(detailed),
     )
 

@@ -238,7 +238,7 @@ class RunReader:
             try:
                 found = path.stat()
                 size = found.st_size, found.st_mtime_ns
-            except FileNotFoundError:
+            except OSError:
                 size = 0, 0
             if (mark := (notebook.tip, status, size)) == self._mark:
                 return None
@@ -258,7 +258,7 @@ class RunReader:
                     self.notes, self._head, self._read = [], head, 0
                 file.seek(self._read)
                 new = file.read()
-        except FileNotFoundError:
+        except OSError:  # it is not there, or is no file
             new, self.notes, self._head, self._read = b"", [], b"", 0
         whole = new[: new.rfind(b"\n") + 1]
         self._read += len(whole)

@@ -144,11 +144,12 @@ def standings(repo: Repository, project: str | None = None) -> list[Standing]:
     """How the proposals stand, by the names of their experiments."""
     found = []
     for slug in experiments(repo, project):
-        branch = find_branch(repo, Layout(slug).review_name)
-        if branch is None:
-            continue
+        branch = Branch(Layout(slug).review_name, Layout(slug).review, "")
         try:
-            found.append(_standing(Notebook(repo, slug), branch))
+            there = find_branch(repo, branch.name)
+            if there is not None:
+                branch = there
+                found.append(_standing(Notebook(repo, slug), branch))
         except (ExperimentError, RepositoryError) as error:
             found.append(Standing(slug, branch, "unreadable", detail=error.message))
     return found

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from autopilot.core.records.message import plain_message
 from autopilot.core.records.record import ProgressNote
-from autopilot.errors import ExperimentError, LockHeldError, ParameterError
+from autopilot.errors import ExperimentError, LockHeldError, ParameterError, RepositoryError
 from autopilot.files import rests_in
 from autopilot.git import commits, objects, refs
 from autopilot.git.repository import Repository
@@ -149,8 +149,12 @@ class Checkout:
 
 def snapshots(repo: Repository, layout: Layout) -> list[commits.Commit]:
     """The experiment's snapshots, oldest first."""
-    found = refs.list_refs(repo, layout.snapshots)
-    read = [commits.read_commit(repo, oid) for oid in found.values()]
+    read = []
+    for oid in refs.list_refs(repo, layout.snapshots).values():
+        try:
+            read.append(commits.read_commit(repo, oid))
+        except RepositoryError as error:
+            repo.damaged.setdefault(error.message, error)
     return sorted(read, key=lambda commit: (commit.time_s, commit.id))
 
 

@@ -130,8 +130,14 @@ def latest(repo: Repository, project: str | None = None) -> str:
             f"there is no experiment{of} in {repo.workdir}",
             hint=f"these have some: {', '.join(others)}" if project and others else _RUN,
         )
-    times = {slug: commits.read_commit(repo, tip).time_s for slug, tip in tips.items()}
-    newest = [slug for slug in tips if times[slug] == max(times.values())]
+    times: dict[str, int] = {}
+    for slug, tip in tips.items():
+        try:
+            times[slug] = commits.read_commit(repo, tip).time_s
+        except RepositoryError as error:
+            what = f"{BRANCHES}{slug} cannot be read: {error.message}"
+            repo.damaged.setdefault(what, RepositoryError(what, hint=error.hint))
+    newest = [slug for slug in tips if times.get(slug) == max(times.values(), default=None)]
     if len(newest) == 1:
         return newest[0]
     return max(newest, key=lambda slug: Notebook(repo, slug).recency)

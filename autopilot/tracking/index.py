@@ -13,7 +13,7 @@ from copy import copy
 
 from autopilot.core.records.index import INDEXED, Index
 from autopilot.core.records.record import Record
-from autopilot.errors import AutopilotError
+from autopilot.errors import AutopilotError, RepositoryError
 from autopilot.files import REGULAR, FileState, replace_file
 from autopilot.git import objects, refs
 from autopilot.git.commands import Seen
@@ -37,8 +37,9 @@ def read_index(repo: Repository, journal: Journal, tip: str) -> Index:
     layout = journal.layout
     path, tips = layout.index(repo), {_BRANCH: tip}
     for kind in INDEXED:
-        if (oid := refs.read_ref(repo, layout.notes(kind.kind))) is not None:
-            tips[kind.kind] = oid
+        with contextlib.suppress(RepositoryError):  # who reads it names it
+            if (oid := refs.read_ref(repo, layout.notes(kind.kind))) is not None:
+                tips[kind.kind] = oid
     # Threads share the one in memory: it is added to in a copy.
     found = copy(seen := _seen.get(str(path)))
     if found is None:

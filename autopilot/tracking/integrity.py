@@ -119,9 +119,10 @@ class Integrity:
 
     def differences(self) -> list[Difference]:
         """All contradictions in order of epochs; those about no epoch come first."""
+        unread = list(self._unread())
         found = [
             *self._start(),
-            *self._unread(),
+            *unread,
             *self._commits(),
             *self._missing(),
             *self._records(),
@@ -131,6 +132,8 @@ class Integrity:
             *self._tagged(),
             *self._rollbacks(),
         ]
+        for error in [error for error in self.repo.damaged if any(error in u.why for u in unread)]:
+            del self.repo.damaged[error]  # it is a difference
         return sorted(found, key=lambda each: -1 if each.epoch is None else each.epoch)
 
     # --- the checks ----------------------------------------------------------------------------
@@ -153,7 +156,6 @@ class Integrity:
     def _unread(self) -> Iterator[Difference]:
         for kind in KINDS:
             for commit, error in self.notebook.journal.unread(kind, self.line):
-                self.repo.damaged.pop(error.message, None)
                 epoch, why = self.notebook.epoch_at(commit), f"{error.message}; {error.hint}"
                 yield Difference(epoch, f"{kind} note", "a record", f"on {commit[:7]}", why)
 

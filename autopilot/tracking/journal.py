@@ -69,7 +69,7 @@ class Journal:
             line: The experiment's commits: only those records, and no note on another commit is an
                 error. None: all, and none is.
         """
-        for place, notes in self._notes[kind.kind].folders():
+        for place, notes in self._folders(kind.kind):
             for pair in _by_folder.get_or(place, partial(self._in, notes)):
                 commit, record = pair
                 if line is not None and commit not in line:
@@ -87,7 +87,29 @@ class Journal:
         ]
 
     def _decoded(self, oid: str) -> list[Record]:
-        return list(decode(read_blob(self._repo, oid)))
+        try:
+            return list(decode(read_blob(self._repo, oid)))
+        except RepositoryError as error:
+            return [UnreadLine(line=0, reason=error.message)]
+
+    def _folders(self, kind: str) -> list[tuple[str, _Notes]]:
+        """All notes of a kind, by folders; of a ref that cannot be read there are none."""
+        try:
+            return list(self._notes[kind].folders())
+        except RepositoryError as error:
+            left_out = self._repo.leave_out(self.layout.notes(kind))
+            if self.is_strict:
+                raise RecordError(left_out.message, hint=left_out.hint) from error
+            return []
+
+    def _on(self, kind: str, commit: str) -> Iterator[Record]:
+        try:
+            content = self._notes[kind].read(commit)
+        except RepositoryError as error:
+            if self._folders(kind):  # else the ref is named
+                yield UnreadLine(line=0, reason=error.message)
+        else:
+            yield from decode(content or b"")
 
     def _miss(self, kind: str, commit: str, unread: UnreadLine) -> None:
         error = self._named(kind, commit, unread)
@@ -102,21 +124,23 @@ class Journal:
         field = f", field {unread.field}" if unread.field else ""
         git = f"git notes --ref={ref.removeprefix('refs/notes/')}"
         hint = f"see it: {git} show {place}; mend it: {git} edit {place}"
+        # The fields of a newer version that this one knows are read.
+        whole = " whole" if unread.is_newer and unread.field == "v" else ""
         return RecordError(
-            f"{ref} on {place} cannot be read{at}{field}: {unread.reason}",
+            f"{ref} on {place} cannot be read{whole}{at}{field}: {unread.reason}",
             hint=self.newer_version(is_newer=unread.is_newer) or hint,
         )
 
     def unread(self, kind: str, line: Container[str]) -> Iterator[tuple[str, RecordError]]:
         """The errors of all lines of a kind that cannot be read, with the commits they are on."""
-        for _, notes in self._notes[kind].folders():
+        for _, notes in self._folders(kind):
             for commit, each in self._in([note for note in notes if note[0] in line]):
                 if isinstance(each, UnreadLine):
                     yield commit, self._named(kind, commit, each)
 
     def lost(self, kind: type[Record], commit: str) -> RecordError:
         """The error of a record that must be on a commit, and is not."""
-        for each in decode(self._notes[kind.kind].read(commit) or b""):
+        for each in self._on(kind.kind, commit):
             if isinstance(each, UnreadLine):
                 return self._named(kind.kind, commit, each)
         unread = UnreadLine(line=0, reason=f"it has no {kind.kind} of the epoch")
@@ -138,8 +162,8 @@ class Journal:
             is_newer: Whether a newer one wrote to it in any case.
         """
         found = []
-        for _, content in self._notes[Manifest.kind].items():
-            for each in decode(content):
+        for _, notes in self._folders(Manifest.kind):
+            for _, each in self._in(notes):
                 if isinstance(each, Manifest):
                     found.append(each.versions.get("autopilot", ""))
                 elif isinstance(each, Event):
@@ -172,7 +196,7 @@ class Journal:
         for start in own or found:
             for _, manifest in self.read(Manifest, (start,)):
                 return start, manifest
-            if not any(True for _ in self._notes[Manifest.kind].ids()):
+            if not any(map(self._folders, KINDS)):
                 break
             self._miss(Manifest.kind, start, UnreadLine(line=0, reason="it has no manifest"))
             return start, Manifest(slug=slug, base="".join(self._commit(start).parents[:1]))
@@ -214,16 +238,17 @@ class Journal:
 
     def repeated(self, kind: type[R]) -> Iterator[tuple[str, R, R]]:
         """Records that `read` leaves out, each after the one with its id that counts."""
-        for commit, content in self._notes[kind.kind].items():
+        for commit, oid in (note for _, notes in self._folders(kind.kind) for note in notes):
             first: dict[str, R] = {}
-            for record in decode_all(content):
-                if isinstance(record, kind) and first.setdefault(record.id, record) is not record:
-                    yield commit, first[record.id], record
+            with contextlib.suppress(RepositoryError):  # `unread` names it
+                for each in decode_all(read_blob(self._repo, oid)):
+                    if isinstance(each, kind) and first.setdefault(each.id, each) is not each:
+                        yield commit, first[each.id], each
 
     def read_on(self, commit: str, kind: type[R]) -> list[R]:
         """The records of a class on one commit of the experiment."""
         found: list[R] = []
-        for record in decode(self._notes[kind.kind].read(commit) or b""):
+        for record in self._on(kind.kind, commit):
             if isinstance(record, kind):
                 found.append(record)
             elif isinstance(record, UnreadLine):

@@ -217,7 +217,10 @@ def experiments(repo: Repository, project: str | None = None) -> dict[str, str]:
 
 def is_experiment(repo: Repository, slug: str, tip: str) -> bool:
     """Whether a run made the branch of an experiment's name, whose tip is given."""
-    return read_ref(repo, f"{NOTES}{slug}/experiment") is not None or _names(repo, slug, tip)
+    with suppress(RepositoryError):  # the ref may hold anything
+        if read_ref(repo, f"{NOTES}{slug}/experiment") is not None:
+            return True
+    return _names(repo, slug, tip)
 
 
 def _names(repo: Repository, slug: str, tip: str) -> bool:

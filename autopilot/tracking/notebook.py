@@ -283,7 +283,7 @@ class Notebook:
         """The best epoch; if its verdict cannot be read, the newest other one that was kept."""
         if self.last is None:
             return None
-        if self.index.has(self.last.best_epoch):
+        with contextlib.suppress(ExperimentError):
             return self.epoch(self.last.best_epoch)
         return next((epoch for epoch in self.epochs[::-1] if epoch.verdict != "rejected"), None)
 

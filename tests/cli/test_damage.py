@@ -156,8 +156,59 @@ def test_any_note_line_may_be_anything(place: Place, repo: Repository) -> None:
                 with pytest.raises(RecordError) as caught:
                     Notebook(repo, "a").need(*NOTED)
                 where = f"{Layout('a').notes(kind)} on {commit[:10]}"
-                assert f"{where} cannot be read: line {number}" in caught.value.message
+                assert f"{where} cannot be read" in caught.value.message
+                assert f": line {number}" in caught.value.message
 
     check()
     assert place.call("log", "a", "--json").document["log"] == before
     Notebook(repo, "a").need(*NOTED)
+
+
+def test_refs_and_files_that_cannot_be_read_hide_nothing_else(levels: Place) -> None:
+    repo, layout = Repository.discover(levels.top), Layout("levels")
+    blob = levels.git("hash-object", "-w", "levels.py")
+    for kind in {*KINDS} - {"llm"}:
+        ref = layout.notes(kind)
+        before = levels.git("rev-parse", ref)
+        levels.git("update-ref", ref, blob)
+        for command in (("status",), ("log", "levels"), ("gc", "--dry-run")):
+            levels.call(*command)
+        assert ref in levels.call("report", "levels", "--md").err
+        with pytest.raises(RecordError, match=ref):
+            Notebook(repo, "levels").need(*NOTED)
+        levels.git("update-ref", ref, before)
+    for name in (f"refs/heads/{layout.review_name}", f"{layout.snapshots}/1"):
+        levels.write(f".git/{name}", "garbage\n")
+    levels.write(".git/refs/heads/autopilot/garbled", "garbage\n")
+    levels.write(".git/refs/heads/autopilot/other", f"{blob}\n")
+    levels.git("update-ref", Layout("other").notes("experiment"), layout.notes("experiment"))
+    for place in (layout.progress, layout.said, layout.index):
+        place(repo).unlink(missing_ok=True)
+        place(repo).mkdir()
+    assert "unreadable" in levels.call("propose", "list").out
+    assert f"{layout.snapshots}/1 cannot be read" in levels.call("store", "log", "levels").err
+    done = levels.call("log")
+    assert done.out.startswith("levels: finished")
+    assert "refs/heads/autopilot/garbled cannot be read" in done.err
+    assert "refs/heads/autopilot/other cannot be read" in done.err
+    levels.call("watch", "levels")
+
+
+def test_a_gap_among_verdicts_is_named_once_and_stops_whoever_goes_on(levels: Place) -> None:
+    before = levels.call("log", "levels", "--json").document["log"]
+    start, commit = levels.line("levels")[0], before[2]["commit"]
+    levels.git("notes", "--ref=autopilot/levels/experiment", "copy", start, "main")
+    assert levels.call("log", "levels", "--json").document["log"] == before
+    levels.git("notes", "--ref=autopilot/levels/metrics", "add", "-fm", '{"v": 2', commit)
+    where = f"refs/notes/autopilot/levels/metrics on {commit[:10]} cannot be read: line 1"
+    repo = Repository.discover(levels.top)
+    found = Integrity(Notebook(repo, "levels")).differences()
+    assert [each.what for each in found if where in each.why] == ["metrics note"]
+    assert not repo.damaged
+    assert where in levels.call("doctor", code=None).out
+    assert where in levels.call("gc", "--dry-run").err
+    done = levels.autopilot("resume", "levels", "--max-epochs", "5")
+    assert (done.code, where in done.error) == (1, True), done
+    levels.git("notes", "--ref=autopilot/levels/metrics", "remove", commit)
+    done = levels.autopilot("resume", "levels", "--max-epochs", "5")
+    assert (done.code, "it has no metrics of the epoch" in done.error) == (1, True), done
