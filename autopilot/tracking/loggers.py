@@ -25,11 +25,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from autopilot.core.records.record import MetricsRecord
 from autopilot.errors import UsageError
-from autopilot.git.commands import looking
 from autopilot.git.repository import Repository
 from autopilot.text import hide, redact, shorten
+from autopilot.tracking.epochs import Epoch
 from autopilot.tracking.notebook import Notebook
 
 _PAUSE_S = 0.5
@@ -267,15 +266,14 @@ def _key(metric: str) -> str:
     return re.sub(r"[^\w\-. /]", "_", metric)
 
 
-def epoch_metrics(record: MetricsRecord) -> dict[str, float]:
-    """The values of a split's record, "split/name" to a finite value; of val, with the verdict."""
-    values: dict[str, Any] = {f"{record.split}/{n}": v for n, v in record.metrics.items()}
-    if record.split == "val":
-        spent = record.spent
-        values |= {f"values/{name}": value for name, value in record.values.items()}
-        values |= {"best": record.best, "cost/evaluations": spent.evaluations}
-        values |= {"cost/tokens": spent.tokens, "cost/usd": spent.cost_usd}
-        values |= {"cost/seconds": spent.seconds, "kept": record.verdict == "kept"}
+def epoch_metrics(epoch: Epoch) -> dict[str, float]:
+    """The values of an epoch, "split/name" and others to a finite value."""
+    spent, values = epoch.record.spent, dict[str, Any]()
+    for split, metrics in {**epoch.metrics, "values": epoch.record.values}.items():
+        values |= {f"{split}/{name}": value for name, value in metrics.items()}
+    values |= {"best": epoch.best, "cost/evaluations": spent.evaluations}
+    values |= {"cost/tokens": spent.tokens, "cost/usd": spent.cost_usd}
+    values |= {"cost/seconds": spent.seconds, "kept": epoch.verdict == "kept"}
     numbers = {n: float(v) for n, v in values.items() if isinstance(v, int | float)}
     return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
@@ -286,38 +284,30 @@ class Follower:
     def __init__(self, kind: str, folder: Path) -> None:
         self._kind, self._folder = kind, folder
         self._tracker: Tracker | None = None
-        self._sent: set[tuple[str, int]] = set()
+        self._next = 0
 
-    def send(self, slug: str) -> None:
-        """Sends what is new; an epoch whose test result came later gets that, too."""
-        notebook = self._notebook(slug)
+    def send(self, slug: str) -> tuple[Tracker, Notebook]:
+        """Sends the epochs that are new, with what is measured of them until now."""
+        notebook = Notebook(Repository.discover(self._folder), slug)
         if self._tracker is None:
             self._tracker = TRACKERS[self._kind](Card.of(notebook))
-            self._sent |= {("val", step) for step in self._tracker.steps("kept")}
-            monitor, _ = notebook.monitor
-            self._sent |= {("test", step) for step in self._tracker.steps(f"test/{monitor}")}
-        with looking():
-            line = notebook.journal.line(notebook.tip)
-            found = [record for _, record in notebook.journal.read(MetricsRecord, line)]
-        train = {record.epoch: record for record in found if record.split == "train"}
-        for record in sorted(found, key=lambda each: (each.split == "test", each.epoch)):
-            key = record.split, record.epoch
-            if record.split == "train" or key in self._sent:
-                continue
-            metrics = epoch_metrics(record)
-            if record.split == "val" and record.epoch in train:
-                metrics = epoch_metrics(train[record.epoch]) | metrics
-            self._tracker.log(metrics, record.epoch)
-            self._sent.add(key)
+            self._next = max(self._tracker.steps("kept"), default=-1) + 1
+        new = notebook.last.epoch + 1 - self._next if notebook.last else 0
+        for epoch in notebook.newest(new) if new > 0 else ():
+            self._tracker.log(epoch_metrics(epoch), epoch.number)
+            self._next = epoch.number + 1
+        return self._tracker, notebook
 
     def close(self, slug: str) -> str:
         """Sends the rest and ends the session; returns where the run is."""
-        self.send(slug)
-        assert self._tracker is not None
-        return self._tracker.close(self._notebook(slug).status.state)
-
-    def _notebook(self, slug: str) -> Notebook:
-        return Notebook(Repository.discover(self._folder), slug)
+        tracker, notebook = self.send(slug)
+        # The test split is scored at the end, on epochs that have been sent by then.
+        scored = {0, notebook.last.best_epoch} if notebook.last else set()
+        for number in sorted(scored - tracker.steps(f"test/{notebook.monitor[0]}")):
+            found = notebook.test_metrics(number).items()
+            if values := {f"test/{name}": v for name, v in found if math.isfinite(v)}:
+                tracker.log(values, number)
+        return tracker.close(notebook.status.state)
 
 
 def main(kind: str, folder: str) -> None:

@@ -139,6 +139,8 @@ def test_a_run_and_its_resume_are_one_run_of_tensorboard(
     found = EventAccumulator(str(folder)).Reload()
     steps = [each.step for each in found.Scalars("val/accuracy")]
     assert steps == [0, 1, 2, 3]
+    # The best epoch of each session, and the baseline once.
+    assert [each.step for each in found.Scalars("test/accuracy")] == [0, 1, 3]
     assert {"kept", "best", "cost/evaluations"} <= set(found.Tags()["scalars"])
     (about,) = found.Tensors("about")
     assert b"autopilot.branch: autopilot/c" in about.tensor_proto.string_val[0]
