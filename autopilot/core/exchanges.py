@@ -255,7 +255,7 @@ class GivenItems:
 def _kinds(new: str, own: set[str], item: Datum, target: Datum) -> Iterator[str]:
     """The parts of an item that these blocks copy: its input, its expected output."""
     given, _, expected = parts_of(item, target)
-    asked, right = own.intersection(_blocks_in(given)), own.intersection(_blocks_in(expected))
+    asked, right = (own.intersection(_blocks_in(part.values())) for part in (given, expected))
     answers = [answer for text in expected.values() if (answer := letters(str(text)))]
     if any(len(b) >= SURE_INPUT or any(_beside(new, b, a) for a in answers) for b in asked):
         yield _KINDS[0]
@@ -310,19 +310,21 @@ def _blocks(text: str) -> tuple[str, ...]:
     return tuple(block for block in blocks if len(block) >= least)
 
 
-def _blocks_of(result: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in result.items():
-        if name.lower() in _GIVEN:
-            yield from _blocks_in(value)
-    yield from _blocks_in(given)
+def _blocks_of(result: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    own = [value for name, value in result.items() if name.lower() in _GIVEN]
+    return _blocks_in([*own, *given.values()])
 
 
-def _blocks_in(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield from _blocks(value)
-    elif isinstance(value, Mapping | list | tuple):
-        for each in value.values() if isinstance(value, Mapping) else value:
-            yield from _blocks_in(each)
+def _blocks_in(values: Iterable[Any]) -> list[str]:
+    found: list[str] = []
+    for value in values:
+        if isinstance(value, str):
+            found += _blocks(value)
+        elif isinstance(value, (list, tuple)):
+            found += _blocks_in(value)
+        elif isinstance(value, (dict, Mapping)):
+            found += _blocks_in(value.values())
+    return found
 
 
 def _sides(diff: str) -> tuple[str, str]:

@@ -106,7 +106,8 @@ class WorkFiles:
                 stale[name] = stamp
         if stale:
             found |= self._read(stale, now_ns, write=write)
-        attributes = {n: e for n, e in found.items() if n.endswith(".gitattributes")}
+        # Of what is as it was when it was read, the attributes are known.
+        attributes = {n: found.get(n) for n in (*stale, *names) if n.endswith(".gitattributes")}
         if any(self._attributes.get(name) != entry for name, entry in attributes.items()):
             # What was read above was converted by the attributes of before.
             self._attributes |= attributes
@@ -311,14 +312,15 @@ def stamps_below(
                 if prefix != folder and any(entry.name == ".git" for entry in entries):
                     continue
                 for entry in entries:
-                    name = prefix + entry.name
-                    if entry.name == ".git" or entry.name.startswith(TEMPORARY):
+                    own = entry.name
+                    if own == ".git" or own.startswith(TEMPORARY):
                         continue
+                    name = prefix + own
                     if entry.is_dir(follow_symlinks=False):
                         prefixes.append(f"{name}/")
                     elif accepts(name):
                         try:
-                            status = os.stat(entry.name, dir_fd=here, follow_symlinks=False)
+                            status = os.stat(own, dir_fd=here, follow_symlinks=False)
                         except _GONE:
                             continue
                         yield name, stamp_of(status)

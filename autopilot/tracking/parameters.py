@@ -157,10 +157,12 @@ def entries_at(
 
 def edits(before: Mapping[str, Entry], after: Mapping[str, Entry]) -> dict[str, Entry | None]:
     """The edits from some files to others: an entry for each that differs, None removes one."""
+    # Most entries are the same objects: C code finds that out without comparing their fields.
+    if before == after:
+        return {}
     changed: dict[str, Entry | None] = {}
     for name, entry in after.items():
         known = before.get(name)
-        # Most entries are the same objects: that is found out without comparing their fields.
         if known is not entry and known != entry:
             changed[name] = entry
     return changed | {name: None for name in before if name not in after}
