@@ -160,11 +160,11 @@ def edits(before: Mapping[str, Entry], after: Mapping[str, Entry]) -> dict[str, 
     # Most entries are the same objects: C code finds that out without comparing their fields.
     if before == after:
         return {}
-    changed: dict[str, Entry | None] = {}
-    for name, entry in after.items():
-        known = before.get(name)
-        if known is not entry and known != entry:
-            changed[name] = entry
+    changed: dict[str, Entry | None] = {
+        name: entry
+        for name, entry in after.items()
+        if (known := before.get(name)) is not entry and known != entry
+    }
     return changed | {name: None for name in before if name not in after}
 
 

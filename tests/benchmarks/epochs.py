@@ -34,7 +34,8 @@ class Drill:
         costs_ms: Of each epoch, the search for edits by hand before the step left out.
         processor_ms: The same in the processor's time: other work on the machine counts less.
         looks_ms: That search; a worktree of its own needs none.
-        beside_ms: The costs of the epochs beside which objects were packed.
+        beside_ms: The costs of the epochs beside which objects were packed, without the time in
+            which other work on the machine had the processor.
 
     Args:
         top: The repository's top folder.
@@ -52,7 +53,7 @@ class Drill:
         self.looks_ms: list[float] = []
         self.beside_ms: list[float] = []
         self._packing = 0
-        self._spent_ms = self._processor_ms = 0.0
+        self._spent_ms = self._processor_ms = self._waited_ms = 0.0
         self.experiment.open(self.optimizer.parameters)
         self._judge(0)
         self._taken()
@@ -65,11 +66,11 @@ class Drill:
             self.looks_ms.append(self._taken()[0])
             self._step(epoch)
             self._judge(epoch)
-            cost_ms, processor_ms = self._taken()
+            cost_ms, processor_ms, waited_ms = self._taken()
             self.costs_ms.append(cost_ms)
             self.processor_ms.append(processor_ms)
             if self._packing:
-                self.beside_ms.append(cost_ms)
+                self.beside_ms.append(cost_ms - waited_ms)
             # As the parent of a run does, which the loop does not wait for.
             self._packing = start_packing(self.store.repo, self._packing)
 
@@ -114,16 +115,25 @@ class Drill:
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
-        started, processor = time.perf_counter(), time.thread_time()
+        started, processor, waited_ms = time.perf_counter(), time.thread_time(), _waited_ms()
         yield
+        self._waited_ms += _waited_ms() - waited_ms
         self._spent_ms += (time.perf_counter() - started) * 1000
         self._processor_ms += (time.thread_time() - processor) * 1000
 
-    def _taken(self) -> tuple[float, float]:
-        """What was timed since the last call, in ms, and in the processor's."""
-        taken = self._spent_ms, self._processor_ms
-        self._spent_ms = self._processor_ms = 0.0
+    def _taken(self) -> tuple[float, float, float]:
+        """What was timed since the last call, in ms; the processor's; the wait for a processor."""
+        taken = self._spent_ms, self._processor_ms, self._waited_ms
+        self._spent_ms = self._processor_ms = self._waited_ms = 0.0
         return taken
+
+
+def _waited_ms() -> float:
+    """How long this thread was ready, and had no processor; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e6
+    except (OSError, IndexError):
+        return 0.0
 
 
 def _result(number: int, epoch: int) -> Datum:
