@@ -161,9 +161,7 @@ def edits(before: Mapping[str, Entry], after: Mapping[str, Entry]) -> dict[str, 
     if before == after:
         return {}
     changed: dict[str, Entry | None] = {
-        name: entry
-        for name, entry in after.items()
-        if (known := before.get(name)) is not entry and known != entry
+        n: e for n, e in after.items() if (known := before.get(n)) is not e and known != e
     }
     return changed | {name: None for name in before if name not in after}
 
