@@ -40,7 +40,7 @@ def watch(
     The curve, the epoch in progress with its items, strategies, cost, and the last lines of the
     agent. It reads what the run writes down: the run may be on another terminal or on none, and one
     that has ended is shown as it ended. Ctrl-C leaves the view, and the run alone. Where its output
-    is no terminal, it prints the page once.
+    is no terminal that can be drawn on, it prints the page once.
 
     \b
     autopilot watch
@@ -53,7 +53,7 @@ def watch(
     assert run is not None  # the first look has news
     if output.is_for_agent and run.going is not None:
         run = replace(run, going=replace(run.going, items=(), lines=()))  # they quote val items
-    if output.as_json or not output.is_terminal:
+    if output.as_json or not output.is_terminal or output.console.is_dumb_terminal:
         output.lines(text for text, _ in page(run, *_PLAIN))
         output.document(run.document())
         return

@@ -140,6 +140,19 @@ def test_a_finished_run_is_shown_on_any_terminal_and_once_without_one(levels: Pl
     assert levels.snapshot() == before
 
 
+def test_a_terminal_that_cannot_be_drawn_on_gets_the_page_once(levels: Place) -> None:
+    main, end = pty.openpty()
+    command, environment = [*COMMAND, "watch", "levels"], {**os.environ, "TERM": "dumb"}
+    done = subprocess.run(
+        command, cwd=levels.top, env=environment, stdin=end, stdout=end, timeout=60, check=True
+    )
+    shown = os.read(main, 1 << 16).decode()
+    os.close(main)
+    os.close(end)
+    assert done.returncode == 0 and FULL not in shown
+    assert "levels: finished" in shown
+
+
 def test_the_reducer_folds_records_and_notes_into_what_both_views_draw() -> None:
     records = [
         MetricsRecord(
