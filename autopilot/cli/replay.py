@@ -77,10 +77,10 @@ def replay(
     """Check that what was recorded comes out again.
 
     Branch, tags and notes must tell one story, and each kept state, checked out in a worktree of
-    its own and evaluated again, must score as it did. This runs the code of the branch: read it
-    first if it is not your own. Model calls are answered from the notes, and
-    the target's Python code may use no network; programs that it starts are not watched. Exit code
-    1 if something differs.
+    its own and evaluated again, must score as it did. This runs the code of the branch, and
+    of a run without Python the commands that its notes name: read them first if they are not your
+    own. Model calls are answered from the notes, and the target's Python code may use no network;
+    programs that it starts are not watched. Exit code 1 if something differs.
 
     \b
     autopilot replay classifier-1

@@ -353,7 +353,7 @@ def test_a_branch_of_the_users_is_no_experiment(place):
         (("policy", "explain"), "your checkout, whose code is run"),
         (("policy", "check"), "of your checkout"),
         (("dataset", "list"), "the code of your checkout is run"),
-        (("replay",), "This runs the code of the branch"),
+        (("replay",), "This runs the code of the branch, and of a run without Python the commands"),
     ],
 )
 def test_help_says_whose_code_a_command_runs(demo, command, whose):
