@@ -12,7 +12,7 @@ from autopilot.proof.verification import Verification
 from autopilot.report.comparison import file_documents, file_totals
 from autopilot.report.rendering import file_table, pipe_table, plain
 from autopilot.review.proposals import Proposal, Standing
-from autopilot.text import align, counted, pairs, visible
+from autopilot.text import align, counted, pairs, visible, whole
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import output_lines
 
@@ -132,6 +132,7 @@ def _commands(notebook: Notebook, proposal: Proposal) -> list[str]:
 
 def _code(name: str) -> str:
     """A name as code in Markdown, also in a table."""
+    name = whole(name)
     # Two backticks: one may be part of a name.
     return f"`` {name} ``" if "`" in name else f"`{name.replace('|', chr(92) + '|')}`"
 

@@ -2,7 +2,7 @@
 
 import math
 
-from autopilot.cli.pages.proposal import verification
+from autopilot.cli.pages.proposal import _code, verification
 from autopilot.proof.verification import Verification
 
 
@@ -15,3 +15,7 @@ def test_an_interval_that_is_not_known_is_said_to_be_so():
         "paired difference: +0.600, 95% interval unknown (above 0 is better)",
         "the claim does not hold: 5 items are too few",
     ]
+
+
+def test_a_files_name_that_is_no_text_can_be_stored():
+    assert _code("n\udcff.txt").encode().decode() == "`n\ufffd.txt`"
