@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 import autopilot.data
+from autopilot.core.evaluation import batches
 from autopilot.core.types import Datum, digest
 from autopilot.data import (
     DataLoader,
@@ -481,3 +482,18 @@ def test_every_public_name_is_there() -> None:
     assert len(set(autopilot.data.__all__)) == len(autopilot.data.__all__) == 15
     assert autopilot.data.Place is autopilot.data.Occurrence  # its name in earlier versions
     assert all(hasattr(autopilot.data, name) for name in autopilot.data.__all__)
+
+
+@pytest.mark.parametrize("item", [{"tags": ["a"]}, Datum(id="t", metadata={"tags": ["a"]})])
+def test_a_batch_shares_nothing_with_the_dataset_nor_with_another_pass(item: object) -> None:
+    loader = DataLoader([item, {"id": "other", "held": item}], batch_size=2)
+    for _ in range(2):
+        ((_, batch, is_last),) = batches(loader, "val", 0, 0)
+        first, second = batch.items
+        assert is_last and first.metadata["tags"] == ["a"]
+        # A payload at any depth, and of another item too.
+        held = second.metadata["held"]
+        held = held.metadata if isinstance(held, Datum) else held
+        assert held["tags"] == ["a"]
+        first.metadata["tags"].append("b")
+        held["tags"].append("c")
