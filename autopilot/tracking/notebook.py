@@ -302,7 +302,7 @@ class Notebook:
         if number in self._known:
             return self._known[number]
         last = self.last.epoch if self.last else -1
-        if 0 <= number < last:
+        if 0 <= number < max(self.open_steps, default=last):
             steps = self.step_commits.get(number)
             raise self.journal.lost(MetricsRecord, steps[-1].id if steps else self.start)
         if steps := self.open_steps.get(number):

@@ -174,6 +174,9 @@ def test_refs_and_files_that_cannot_be_read_hide_nothing_else(levels: Place) -> 
         for command in (("status",), ("log", "levels"), ("gc", "--dry-run")):
             levels.call(*command)
         assert ref in levels.call("report", "levels", "--md").err
+        if kind == "metrics":
+            error = levels.call("show", "1", "-e", "levels", code=1).error
+            assert "cannot be read: it has no metrics of the epoch" in error
         with pytest.raises(RecordError, match=ref):
             Notebook(repo, "levels").need(*NOTED)
         levels.git("update-ref", ref, before)
