@@ -41,7 +41,8 @@ class Screen:
     settings: object
     seen: str = ""
     decoder: codecs.IncrementalDecoder = field(
-        default_factory=codecs.getincrementaldecoder("utf-8")  # a read may end within a character
+        # A read may end within a character, and Ctrl-C drops what the terminal has not shown yet.
+        default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace")
     )
 
     def until(self, text: str, after: int = 0) -> int:
