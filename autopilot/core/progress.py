@@ -91,13 +91,13 @@ class EpochProgress:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._step, self._step_began_s = 0, 0.0
-        self._begun: dict[tuple[int, int], ProgressNote] = {}
         self.clear()
 
     def clear(self) -> None:
         """Starts the next epoch with nothing."""
         self._known: dict[_BatchKey, dict[int, ProgressNote]] = defaultdict(dict)
         self._deaths: dict[_BatchKey, dict[int, ProgressNote]] = defaultdict(dict)
+        self._begun: dict[tuple[int, int], ProgressNote] = {}
         self.lost = Cost()
         self.restarts, self.restarts_s = 0, 0.0
         self.notes: tuple[str, ...] = ()
@@ -110,7 +110,6 @@ class EpochProgress:
             made: The numbers of its steps that are recorded.
         """
         self.clear()
-        self._begun = {}
         waiting = dict[tuple[_BatchKey, int], ProgressNote]()
         for note in self._store.progress():
             if note.stepping > 0:

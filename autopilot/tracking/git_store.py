@@ -137,7 +137,9 @@ class GitStore(Store):
             self._refuse_checked_out()
             self._tip, self._tip_tree = tip, objects.tree_of(self.repo, tip)
             start, branch = self.journal.start(), self.layout.branch_name
-            if start is not None and not is_ancestor(self.repo, start, tip):
+            # The index was made from the branch down to its first commit: no need to walk there.
+            known = start is None or self.index().start == start
+            if start is not None and not known and not is_ancestor(self.repo, start, tip):
                 raise ExperimentError(
                     f"the branch {branch} was moved: it does not have the start commit {start[:7]}",
                     hint=f"see where it was: git reflog {branch}; "

@@ -53,7 +53,7 @@ def read_index(repo: Repository, journal: Journal, tip: str) -> Index:
                 is_longer = _extend(found, repo, journal, tips)
         if found is None or not is_longer:
             line = journal.line(tip)
-            found = Index(length=len(line))
+            found = Index(start="".join([*line][-1:]), length=len(line))
             found.take(pair for kind in INDEXED for pair in journal.read(kind, line))
         found.tips = tips
         # Lines that cannot be read are named by each reader, who has to meet them for that.

@@ -7,16 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from autopilot.core.experiment import Experiment
 from autopilot.core.records.index import Index
 from autopilot.core.records.record import Event, Lesson, MetricsRecord
 from autopilot.git.commands import looking
+from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.notebook import Notebook
+from tests.benchmarks.epochs import Drill
+from tests.benchmarks.repos import make_repository
 from tests.experiments import again, git
 
 
 def _facts(index: Index) -> tuple[object, ...]:
     return (
-        *(index.tips, index.length, index.outcomes, index.wishes, index.inputs),
+        *(index.tips, index.length, index.start, index.outcomes, index.wishes, index.inputs),
         *(index.epochs, index.lessons, index.points),
     )
 
@@ -145,3 +149,31 @@ def test_the_index_of_another_tip_is_not_kept(demo: Notebook) -> None:
     kept = Index.decode(demo.layout.index(demo.repo).read_bytes())
     assert kept is not None
     assert kept.tips == tips
+
+
+def test_what_a_process_that_goes_on_reads_does_not_grow(tmp_path, monkeypatch) -> None:
+    def read_at(epochs: int) -> list[str]:
+        top = make_repository(tmp_path / str(epochs), 2, 1)
+        drill = Drill(top, 1)
+        drill.run(epochs)
+        drill.close()
+        _ = Notebook(drill.store.repo, drill.store.slug).index
+        store, read = GitStore(drill.store.slug, top), list[str]()
+        for name in ("read", "read_on"):
+            whole = getattr(store.journal, name)
+
+            def counted(*given, name: str = name, whole=whole):
+                read.append(f"{name} {next(x.__name__ for x in given if isinstance(x, type))}")
+                return whole(*given)
+
+            monkeypatch.setattr(store.journal, name, counted)
+        experiment = Experiment(store)
+        experiment.open(drill.optimizer.parameters)
+        assert (experiment.last_epoch, len(experiment.history)) == (epochs, epochs + 1)
+        assert len(experiment.memory.lessons) == epochs
+        experiment.close()
+        return read
+
+    few = read_at(6)
+    assert read_at(24) == few
+    assert {each for each in few if each.startswith("read ")} == {"read Manifest"}

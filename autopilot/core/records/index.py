@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from autopilot.core.records.record import Lesson, MetricsRecord, Record, StepRecord
 
-_VERSION = 3
+_VERSION = 4
 _LESSON = {each.name: each.default for each in fields(Lesson)}
 # The classes of records that it is made from.
 INDEXED: tuple[type[Record], ...] = (MetricsRecord, StepRecord, Lesson)
@@ -88,6 +88,7 @@ class Index:
 
     Args:
         tips: In git, "branch" and the kinds of notes to the commits that it was made from.
+        start: In git, the first commit.
         length: In git, how many commits the branch has, from the start commit on.
         outcomes: Outcome to number of epochs, the baseline not counted.
         wishes: Id of a person's word to the epoch whose optimizer read it.
@@ -95,6 +96,7 @@ class Index:
     """
 
     tips: dict[str, str] = field(default_factory=dict)
+    start: str = ""
     length: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     wishes: dict[str, int] = field(default_factory=dict)
@@ -155,8 +157,9 @@ class Index:
 
     def encode(self) -> bytes:
         """The file's content: a checksum, and four lines of JSON."""
-        head = {"v": _VERSION, "tips": self.tips, "length": self.length, "wishes": self.wishes}
-        rest: list[Any] = [head | {"outcomes": self.outcomes, "inputs": self.inputs}, self.epochs]
+        names = ("tips", "start", "length", "wishes", "outcomes", "inputs")
+        head = {"v": _VERSION} | {name: getattr(self, name) for name in names}
+        rest: list[Any] = [head, self.epochs]
         rest += [[_short(lesson) for lesson in self.lessons], self.points]
         lines = [json.dumps(each, separators=(",", ":")) for each in rest]
         body = "\n".join(lines).encode()
