@@ -22,6 +22,10 @@ def heard() -> Iterator[list[int]]:
     signal.signal(signal.SIGALRM, before)
 
 
+# An alarm of the test's own time limit would be left alone, and none set.
+pytestmark = pytest.mark.timeout(600, method="thread")
+
+
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_a_time_limit_of_somebody_else_holds(heard, capfd, interrupted) -> None:
     signal.setitimer(signal.ITIMER_REAL, 0.1, 0.2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -475,7 +476,8 @@ def test_the_time_budget_ends_an_item(runs: Runs, what: str) -> None:
 
     assert time.monotonic() - started < 17
     assert done.code == 130, done
-    assert "time budget: over by 5 s, and an item does not end" in done.out
+    # It is looked at once a second, or later on a loaded machine.
+    assert re.search(r"time budget: over by \d+ s, and an item does not end", done.out), done
     assert "autopilot resume one --budget-seconds" in done.out
     assert what == "stubborn" or " 0 kept, 0." not in done.out
     before = runs.place.git("for-each-ref", "refs/heads", "refs/tags")
