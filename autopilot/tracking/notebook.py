@@ -442,8 +442,10 @@ class Notebook:
         return record.test_gain if record else None
 
     def _test(self, epoch: int) -> MetricsRecord | None:
-        records = self.journal.read_on(self.after(epoch), MetricsRecord)
-        return next((r for r in records if r.split == "test" and r.epoch == epoch), None)
+        with contextlib.suppress(RecordError):  # its verdict may be gone
+            records = self.journal.read_on(self.after(epoch), MetricsRecord)
+            return next((r for r in records if r.split == "test" and r.epoch == epoch), None)
+        return None
 
     def before(self, epoch: int) -> str:
         """The commit that an epoch started from: its own for one that changed nothing."""

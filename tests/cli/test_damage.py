@@ -163,6 +163,9 @@ def test_any_note_line_may_be_anything(place: Place, repo: Repository) -> None:
     check()
     assert place.call("log", "a", "--json").document["log"] == before
     Notebook(repo, "a").need(*NOTED)
+    with replaced(repo, "metrics", before[1]["commit"], 2, b""):  # the verdict on the best epoch
+        place.call("log", "a")
+        place.call("status", "a")
 
 
 def test_refs_and_files_that_cannot_be_read_hide_nothing_else(levels: Place) -> None:
