@@ -456,7 +456,12 @@ class Notebook:
 
     def after(self, epoch: int) -> str:
         """The commit with an epoch's state, as it was measured."""
-        judged = self.epoch(epoch)
+        try:
+            judged = self.epoch(epoch)
+        except RecordError:  # the verdict is gone, its steps are not
+            if not (steps := self.step_commits.get(epoch)):
+                raise
+            return steps[-1].id
         return (judged.commit, *judged.steps)[-1]
 
     def epoch_at(self, commit: str) -> int | None:

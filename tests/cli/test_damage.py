@@ -32,7 +32,6 @@ PARTS = [
     ("show", "1", "-e", "a"),
     ("show", "2", "-e", "a", "--json"),
     ("diff", "a", "3"),
-    ("doctor",),
 ]
 WHOLE = [
     ("log", "a"),
@@ -165,7 +164,7 @@ def test_any_note_line_may_be_anything(place: Place, repo: Repository) -> None:
     Notebook(repo, "a").need(*NOTED)
     with replaced(repo, "metrics", before[1]["commit"], 2, b""):  # the verdict on the best epoch
         place.call("log", "a")
-        place.call("status", "a")
+        place.call("report", "a")
 
 
 def test_refs_and_files_that_cannot_be_read_hide_nothing_else(levels: Place) -> None:
