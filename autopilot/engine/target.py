@@ -112,8 +112,9 @@ def _check_module(repo: Repository, commit: str, target: Target) -> None:
     for part in target.module.split("."):
         folders, known = found and found.submodule_search_locations, f"{known}.{part}".strip(".")
         try:
-            # No package is imported for it, as `find_spec` of a module in one would.
-            found = PathFinder.find_spec(known, folders) if folders else find_spec(known)
+            # No package is imported for it, as `find_spec` of a module in one would, and under its
+            # whole name a namespace package would be looked for in its parent, as imported.
+            found = PathFinder.find_spec(part, folders) if folders else find_spec(known)
         except (ImportError, ValueError):
             found = None
         if found is None:
