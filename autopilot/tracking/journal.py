@@ -196,7 +196,9 @@ class Journal:
         for start in own or found:
             for _, manifest in self.read(Manifest, (start,)):
                 return start, manifest
-            if not any(map(self._folders, KINDS)):
+            # A ref that cannot be read is named; one that is not here can be fetched.
+            ref = read_ref(self._repo, self.layout.notes(Manifest.kind))
+            if ref is None or not any(map(self._folders, KINDS)):
                 break
             self._miss(Manifest.kind, start, UnreadLine(line=0, reason="it has no manifest"))
             return start, Manifest(slug=slug, base="".join(self._commit(start).parents[:1]))
