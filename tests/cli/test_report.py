@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 import zlib
+from copy import copy
 from pathlib import Path
 
 import pytest
@@ -293,8 +294,10 @@ def test_packed_rows_come_back_by_their_parts(monkeypatch):
 def test_scores_that_were_measured_with_other_files_say_so(story):
     pool = DiffPool(story.repo)
     one, other = (collect(Notebook(story.repo, "story"), pool) for _ in range(2))
-    one.notebook.__dict__["inputs"] = {"judge.py": "a" * 40, "data.csv": "c" * 40}
-    other.notebook.__dict__["inputs"] = {"judge.py": "b" * 40, "data.csv": "c" * 40}
+    for each, blob in ((one, "a" * 40), (other, "b" * 40)):
+        own = copy(each.notebook.index)
+        own.inputs = {"judge.py": blob, "data.csv": "c" * 40}
+        each.notebook.__dict__["index"] = own
     text = page([one, other], between(one.notebook, other.notebook, pool))
     data = json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
     assert data["comparison"]["inputs"] == [["judge.py", "a" * 10, "b" * 10]]
