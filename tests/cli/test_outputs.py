@@ -274,7 +274,9 @@ def test_an_interrupted_run_and_one_in_place_say_nothing_since_nothing_goes(writ
         "writes.py",
         (
             "        if os.environ.get",
-            "        if x > 1: os.kill(os.getppid(), 2)\n        if os.environ.get",
+            # It waits: else the run could end before the signal is looked at.
+            "        if x > 1: os.kill(os.getppid(), 2); __import__('time').sleep(20)\n"
+            "        if os.environ.get",
         ),
     )
     done = writes.autopilot("run", "writes.py", "-e", "one", "--max-epochs", "4")

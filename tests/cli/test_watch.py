@@ -54,6 +54,11 @@ class Screen:
                 self.seen += self.decoder.decode(os.read(self.main, 1 << 16))
         return at
 
+    def read_rest(self) -> None:
+        """Takes in what a command that has ended wrote last."""
+        while select.select([self.main], [], [], 0.1)[0]:
+            self.seen += self.decoder.decode(os.read(self.main, 1 << 16))
+
     def resize(self, columns: int, rows: int) -> None:
         """Changes the terminal's size."""
         fcntl.ioctl(self.main, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
@@ -83,6 +88,7 @@ def screen(place: Place, *arguments: str, columns: int = 90, rows: int = 40) -> 
         left = shown.until(LEFT, began)
         assert shown.process.wait(30) == 0, shown.seen
         shown.until("\x1b[?25h", began)  # the cursor
+        shown.read_rest()
         assert shown.seen.count(FULL) == shown.seen.count(LEFT) == 1
         assert "Traceback" not in shown.seen and left
         assert termios.tcgetattr(end) == shown.settings
