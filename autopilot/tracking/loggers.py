@@ -123,7 +123,7 @@ class MLflow(Tracker):
         run_id = os.environ.get("MLFLOW_RUN_ID") or self._find(client, card)
         known = client.get_run(run_id).data.params
         for name, value in card.params.items():
-            key = re.sub(r"[^\w\-. /]", "_", name)
+            key = _key(name)
             if known.get(key, value) != value:
                 client.set_tag(run_id, f"resumed.{key}", value)  # a param cannot be changed
             elif key not in known:
