@@ -97,14 +97,14 @@ def page(run: LiveRun, width: int, height: int) -> list[Styled]:
     while rest and room < _LEAST_CHART and len(rest) > 1:
         room += len(rest.pop()) + 1
     curve = list(_curve(run, width, min(room, _MOST_CHART)))
-    lines = [*head, *(("", "") if line is None else line for line in _joined([curve, *rest]))]
+    lines = [*head, *_joined([curve, *rest])]
     return [(fitting(redact(text), width), style) for text, style in lines[:height]]
 
 
-def _joined(blocks: list[list[Styled]]) -> Iterator[Styled | None]:
+def _joined(blocks: list[list[Styled]]) -> Iterator[Styled]:
     for block in blocks:
         if block:
-            yield None
+            yield "", ""
             yield from block
 
 

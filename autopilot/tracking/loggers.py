@@ -262,8 +262,8 @@ def check_installed(kind: str | None) -> None:
         raise UsageError(f"--log-to {kind}: it is not installed", hint=hint)
 
 
-def _key(metric: str) -> str:
-    return re.sub(r"[^\w\-. /]", "_", metric)
+def _key(name: str) -> str:
+    return re.sub(r"[^\w\-. /]", "_", name)
 
 
 def epoch_metrics(epoch: Epoch) -> dict[str, float]:
