@@ -33,7 +33,7 @@ TESTS = {
     "autopilot/git/notes.py": ["tests/git/test_notes.py", "tests/git"],
     "autopilot/git/workfiles.py": ["tests/git", "tests/tracking"],
     "autopilot/tracking/git_store.py": ["tests/tracking"],
-    "autopilot/tracking/integrity.py": ["tests/tracking/test_integrity.py", "tests/tracking"],
+    "autopilot/tracking/integrity.py": ["tests/cli/test_replay.py"],
     "autopilot/proof/replay.py": ["tests/proof"],
     "autopilot/text.py": ["tests/test_text.py", "tests/cli/test_output.py"],
     "autopilot/sandbox/confinement.py": ["tests/sandbox"],
@@ -107,36 +107,24 @@ def survivors(copy: Path, name: str, sample: int, seed: int) -> Iterator[str | N
     """A line for each mutant of the sample that the file's tests accept; None for the others."""
     source = Source(copy / name)
     every = sorted(set(source.mutants()))
-    for begin, end, new in sorted(
-        random.Random(f"{seed} {name}").sample(every, min(sample, len(every)))
-    ):
+    chosen = random.Random(f"{seed} {name}").sample(every, min(sample, len(every)))
+    options = ["-q", "-x", "-n", "0", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *options, *TESTS[name]]
+    env = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
+    for begin, end, new in sorted(chosen):
         (copy / name).write_text(source.text[:begin] + new + source.text[end:])
-        run = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-x",
-            "-n",
-            "0",
-            "-p",
-            "no:cacheprovider",
-            *TESTS[name],
-        ]
-        env = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
         try:
-            code = subprocess.run(
-                run, cwd=copy, env=env, capture_output=True, timeout=600
-            ).returncode
+            done = subprocess.run(command, cwd=copy, env=env, capture_output=True, timeout=600)
         except subprocess.TimeoutExpired:
-            code = 1  # it hangs: a person would notice
+            yield None  # it hangs: a person would notice
+            continue
+        if done.returncode == 1:
+            yield None
+            continue
         line = source.text.count("\n", 0, begin) + 1
         old = " ".join(source.text[begin:end].split())
-        yield (
-            None
-            if code == 1
-            else f"{name}:{line}: {old}  ->  {new}" + f" (pytest: {code})" * (code > 1)
-        )
+        why = f" (pytest: {done.returncode})" if done.returncode else ""
+        yield f"{name}:{line}: {old}  ->  {new}{why}"
     (copy / name).write_text(source.text)
 
 
