@@ -60,20 +60,20 @@ class Notes:
         tip = read_ref(self.repo, self.ref)
         return self._content(_copies(self.repo, tip, commit)) if tip else None
 
-    def ids(self) -> Iterator[tuple[str, str]]:
-        """All notes as ids of their contents, with the ids of what they annotate."""
-        return (note for _, notes in self.folders() for note in notes)
-
     def folders(self) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-        """The same by folders, each with a name that no folder of other content has."""
+        """All notes as ids of their contents, with the ids of what they annotate.
+
+        By folders, each with a name that no folder of other content has.
+        """
         tip = read_ref(self.repo, self.ref)
         with translated(f"cannot open {self.ref}"):
             yield from _walk(self.repo.pygit[tip].peel(pygit2.Tree), "") if tip else ()
 
     def items(self) -> Iterator[tuple[str, bytes]]:
         """All notes with the ids of what they annotate; a second copy of a note is an item too."""
-        for annotated, oid in self.ids():
-            yield annotated, objects.read_blob(self.repo, oid)
+        for _, notes in self.folders():
+            for annotated, oid in notes:
+                yield annotated, objects.read_blob(self.repo, oid)
 
     def write(self, changes: Mapping[str, Edit], message: str) -> None:
         """Changes some notes in one notes commit.
