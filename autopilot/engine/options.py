@@ -252,8 +252,8 @@ def options_of(notebook: Notebook, changes: Options = NO_OPTIONS) -> Options:
                 hint="leave it out, or begin another experiment with it",
             )
     # A single noisy number is measured more often than was asked for.
-    if notebook.epochs and (repeat := notebook.epochs[0].record.repeat) > 1:
-        given["repeat"] = repeat
+    if (baseline := notebook.baseline) is not None and baseline.repeat > 1:
+        given["repeat"] = baseline.repeat
     return Options(**(given | changes.given()))
 
 

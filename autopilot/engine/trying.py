@@ -268,9 +268,8 @@ class TryPlace:
                 hint=f"{HOW} measures it, autopilot try --undo takes it back",
             )
         # Scored on the test split, the baseline's files are no edit if that is killed.
-        epochs = self.notebook.epochs
-        first = epochs[0].commit if epochs else self.notebook.start
-        self.note(Trial(first, "", epoch=epochs[-1].number if epochs else 0))
+        last = self.notebook.last
+        self.note(Trial(self.notebook.start, "", epoch=last.epoch if last else 0))
         self.put(self.state)
 
     def take_back(self) -> tuple[list[str], str]:

@@ -301,14 +301,13 @@ def rule(notebook: Notebook, number: int) -> Ruling:
     hparams = {key: str(value) for key, value in manifest.hparams.items()}
     module = load_here(folder, manifest.target, hparams, notebook.repo)
     epoch = notebook.epoch(number)
-    earlier = [each for each in notebook.epochs if each.number < number]
-    against = notebook.epoch(earlier[-1].best_epoch) if earlier else None
+    against = None if epoch.origin is None else notebook.epoch(epoch.origin)
     monitor, mode = notebook.monitor
     items = notebook.data(number)
     view = EpochView(
         epoch=number,
         metrics=_without_test(epoch.metrics),
-        baseline=_without_test(notebook.epoch(0).metrics) if earlier else {},
+        baseline=_without_test(notebook.epoch(0).metrics) if against else {},
         best=_without_test(against.metrics) if against else {},
         monitor=monitor,
         mode=mode,

@@ -375,10 +375,16 @@ class Notebook:
         return [text for _, record in self.steps(epoch) for text in record.violations]
 
     @property
+    def baseline(self) -> MetricsRecord | None:
+        """The val record of the baseline; None where there is none."""
+        found = self.journal.read_on(self.start, MetricsRecord)
+        return next((r for r in found if (r.epoch, r.split) == (0, "val")), None)
+
+    @property
     def noise(self) -> Noise | None:
         """The noise found by a second measurement of the baseline; None without one."""
-        found = self.journal.read_on(self.start, MetricsRecord)
-        return next((r.noise for r in found if (r.epoch, r.split) == (0, "val")), None)
+        baseline = self.baseline
+        return baseline.noise if baseline else None
 
     @property
     def inputs(self) -> dict[str, str]:

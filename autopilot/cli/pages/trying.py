@@ -135,9 +135,8 @@ def _left(notebook: Notebook) -> dict[str, float]:
     left = {
         n: round(max(0, limit - used), 2) for n, (limit, used) in pairs.items() if limit is not None
     }
-    if "evaluations" in left and notebook.last is not None:
-        # The baseline's: a later epoch may have paid for a look at the train split.
-        first = notebook.epochs[0].record
+    # The baseline's cost: a later epoch may have paid for a look at the train split.
+    if "evaluations" in left and (first := notebook.baseline) is not None:
         each = first.cost.evaluations - (first.noise.evaluations if first.noise else 0)
         left["tries"] = left["evaluations"] // max(1, each)
     return left
