@@ -321,16 +321,21 @@ def _fingerprint(path: Path) -> str:
     return f"{status.st_mode:o} {hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
+def prepare_commands(patch: pytest.MonkeyPatch, home: Path) -> Path:
+    """Commands run this package, and without colours; returns their cache folder, in their home."""
+    own_home(patch, home)
+    patch.setenv("PYTHONPATH", str(ROOT))
+    patch.setenv("NO_COLOR", "1")
+    cache = home / ".cache"
+    cache.mkdir(parents=True)
+    return cache
+
+
 @pytest.fixture
 def place(tmp_path: Path, git_environment: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     """A repository with `counter.py`, which improves `x.txt` in five epochs."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-    monkeypatch.setenv("NO_COLOR", "1")
-    cache = git_environment / ".cache"
-    cache.mkdir()
     top = make_checkout(tmp_path / "repo", {"x.txt": "1\n", "counter.py": COUNTER})
-    return Place(top, cache)
+    return Place(top, prepare_commands(monkeypatch, git_environment))
 
 
 # The first line of a file of `größe und form` is what counts; the rest is the user's.
@@ -381,9 +386,7 @@ def levels_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with a finished experiment `levels`: epochs 1, 3 and 4 are kept, 2 is not."""
     folder = tmp_path_factory.mktemp("levels")
     with pytest.MonkeyPatch.context() as patch:
-        own_home(patch, folder)
-        patch.setenv("PYTHONPATH", str(ROOT))
-        place = Place(folder / "repo", folder / ".cache")
+        place = Place(folder / "repo", prepare_commands(patch, folder))
         place.init()
         place.write(RULES, "2\n" + "".join(f"line {n}\n" for n in range(1, 20)))
         place.write("levels.py", LEVELS)
@@ -401,11 +404,8 @@ def levels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Place:
     """A copy of that repository."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("NO_COLOR", "1")
-    cache = git_environment / ".cache"
-    cache.mkdir()
-    return Place(copy_checkout(levels_template, tmp_path / "repo"), cache)
+    top = copy_checkout(levels_template, tmp_path / "repo")
+    return Place(top, prepare_commands(monkeypatch, git_environment))
 
 
 @pytest.fixture

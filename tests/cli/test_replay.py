@@ -13,7 +13,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from checkouts import commit_all, own_home
+from checkouts import commit_all
 from waiting import wait_for
 
 from autopilot.errors import ExperimentError, UsageError
@@ -23,7 +23,7 @@ from autopilot.proof.replay import Settings
 from autopilot.proof.rerun import Rerun
 from autopilot.tracking.finding import find
 from autopilot.tracking.integrity import Difference, Integrity
-from tests.cli.conftest import ROOT, Place
+from tests.cli.conftest import Place, prepare_commands
 
 # Of four items, x lets as many pass as it is greater than. Epoch 2 makes it worse.
 TARGET = """\
@@ -126,9 +126,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
     with pytest.MonkeyPatch.context() as patch:
-        own_home(patch, home)
-        patch.setenv("PYTHONPATH", str(ROOT))
-        Place(commit_all(top), home / ".cache").run(*RUN)
+        Place(commit_all(top), prepare_commands(patch, home)).run(*RUN)
     return top
 
 

@@ -10,7 +10,7 @@ import subprocess
 import time
 
 import pytest
-from checkouts import make_checkout, own_home
+from checkouts import make_checkout
 
 from autopilot.core.records.record import Lesson
 from autopilot.git.locks import ExclusiveLock
@@ -21,7 +21,7 @@ from autopilot.tracking.holding import decide, fork
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
-from tests.cli.conftest import COUNTER, ROOT, Place
+from tests.cli.conftest import COUNTER, Place, prepare_commands
 
 ALL = ["refs/autopilot", "refs/notes", "refs/tags", "refs/heads/autopilot"]
 ALL += ["refs/heads/autopilot-review"]
@@ -32,10 +32,8 @@ def template(tmp_path_factory):
     """`a` with the experiment `one` of two epochs, its remote `r.git`; and how it may go on."""
     top = tmp_path_factory.mktemp("sync")
     with pytest.MonkeyPatch.context() as patch:
-        own_home(patch, top / "home")
-        patch.setenv("PYTHONPATH", str(ROOT))
         made = make_checkout(top / "a", {"x.txt": "1\n", "counter.py": COUNTER})
-        a = Place(made, top / "home" / ".cache")
+        a = Place(made, prepare_commands(patch, top / "home"))
         a.git("init", "--quiet", "--bare", "--initial-branch=main", "../r.git")
         a.git("remote", "add", "origin", "../r.git")
         a.git("push", "--quiet", "origin", "main")
@@ -51,10 +49,7 @@ def template(tmp_path_factory):
 @pytest.fixture
 def pair(template, tmp_path, git_environment, monkeypatch):
     """Two clones and their bare remote, which has `main` only."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("NO_COLOR", "1")
-    cache = git_environment / ".cache"
-    cache.mkdir()
+    cache = prepare_commands(monkeypatch, git_environment)
     for name in ("a", "r.git"):
         shutil.copytree(template / name, tmp_path / name, symlinks=True)
     monkeypatch.setenv("TEMPLATE", str(template))

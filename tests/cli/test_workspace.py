@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from checkouts import own_home
 
-from tests.cli.conftest import ROOT, Place
+from tests.cli.conftest import Place, prepare_commands
 
 HOME = "autopilot/projects/spam"
 
@@ -21,9 +20,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with the project `spam` as `project init` makes it, committed and run once."""
     folder = tmp_path_factory.mktemp("prepared")
     with pytest.MonkeyPatch.context() as patch:
-        own_home(patch, folder / "home")
-        patch.setenv("PYTHONPATH", str(ROOT))
-        place = Place(folder / "wörk space", folder / "home")
+        place = Place(folder / "wörk space", prepare_commands(patch, folder / "home"))
         place.init()
         place.run("project", "init", "spam")
         place.commit("project spam")
@@ -36,11 +33,7 @@ def spam(
     prepared: Path, tmp_path: Path, git_environment: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Place:
     """A copy of the prepared workspace."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
-    cache = git_environment / ".cache"
-    cache.mkdir()
+    cache = prepare_commands(monkeypatch, git_environment)
     shutil.copytree(prepared, tmp_path / prepared.name, symlinks=True)
     return Place(tmp_path / prepared.name, cache)
 
