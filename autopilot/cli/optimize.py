@@ -95,7 +95,7 @@ def train(
         running.check_unblocked(notebook)
         done = notebook.last
         changes = replace(limits, max_epochs=(done.epoch if done else 0) + epochs)
-        prepare = resuming(context.working_folder(), notebook.slug, changes)
+        prepare = resuming(context.working_folder(), notebook, changes)
 
     def after(session: Session) -> None:
         output.line(f"go on:     autopilot optimize train {session.slug} --epochs {epochs}")

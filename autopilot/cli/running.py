@@ -56,13 +56,13 @@ def supervised(
     slug: str = "",
     *,
     again: str = "autopilot resume",
-    ended: Callable[[str], None] = lambda _: None,
+    ended: Callable[[str, int], None] = lambda *_: None,
 ) -> int:
     """Does work that runs the user's code in a process of its own; returns its exit code.
 
     Args:
         again: The command that goes on where it was ended, up to the experiment's name.
-        ended: Called at the end, however it ends, with the experiment's name.
+        ended: Called at the end, however it ends, with the experiment's name and the exit code.
 
     Raises:
         EvaluationError: the process died, and cannot be gone on with.
@@ -70,10 +70,11 @@ def supervised(
     reports = ChildReporter(output, folder)
     output.go_on()
     supervisor = Supervisor(lambda child: guarded(output, lambda: work(child)), reports, slug)
+    code: int | None = FAILED
     try:
         code = supervisor.run()
     finally:
-        ended(supervisor.slug)
+        ended(supervisor.slug, INTERRUPTED if code is None else code)
     if code is None:
         output.line(f"the item was killed; go on: {again} {reports.late}{_MORE_TIME}")
         output.document({"experiment": reports.late, "interrupted": True, "stop_reason": _TIME_UP})
@@ -166,7 +167,7 @@ def resume(
             check_unblocked(notebook, changes.block_after)
         elif _already_finished(notebook, output):
             return 0
-        prepare = resuming(context.working_folder(), notebook.slug, changes)
+        prepare = resuming(context.working_folder(), notebook, changes)
         return run_session(output, prepare, notebook.slug, notify=notify)
 
 
@@ -214,14 +215,12 @@ def run_session(
         after(session)
         return 0
 
-    code, names = FAILED, list[str]()
-    try:
-        code = supervised(output, work, prepare.folder, slug, ended=names.append)
-    finally:
+    def end(name: str, code: int) -> None:
         output.lines(beside.end())
-        if notify and (wrong := run_command(notify, prepare.folder, "".join(names), code)):
+        if notify and (wrong := run_command(notify, prepare.folder, name, code)):
             output.warning(wrong)
-    return code
+
+    return supervised(output, work, prepare.folder, slug, ended=end)
 
 
 @contextlib.contextmanager

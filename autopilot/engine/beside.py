@@ -51,7 +51,7 @@ def start_or_resume(request: Request) -> Prepare:
     return Prepare(request.folder, prepare, request.options.log_to)
 
 
-def resuming(folder: Path, slug: str, changes: Options) -> Prepare:
+def resuming(folder: Path, notebook: Notebook, changes: Options) -> Prepare:
     """Prepares going on with an experiment, with options that take the place of its own.
 
     Raises:
@@ -60,10 +60,9 @@ def resuming(folder: Path, slug: str, changes: Options) -> Prepare:
     check_installed(changes.log_to)
 
     def prepare(callbacks: Sequence[Any], child: Child) -> Session:
-        return Session.resume(folder, slug, changes, callbacks, child)
+        return Session.resume(folder, notebook.slug, changes, callbacks, child)
 
-    options = options_of(Notebook(Repository.discover(folder), slug), changes)
-    return Prepare(folder, prepare, options.log_to)
+    return Prepare(folder, prepare, options_of(notebook, changes).log_to)
 
 
 class News(Callback):

@@ -6,12 +6,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from autopilot.engine.beside import Beside, Prepare, resuming
 from autopilot.engine.options import Options
 from autopilot.errors import UsageError
+from autopilot.tracking.notebook import Notebook
 from tests.cli.conftest import Place, place  # noqa: F401  # a fixture
 
 NOTE = 'printf "%s|%s|%s|%s|%s" "$AUTOPILOT_EXPERIMENT" "$AUTOPILOT_STATE" "$AUTOPILOT_EXIT_CODE"'
@@ -50,7 +52,7 @@ def test_a_tracker_that_only_an_earlier_command_named_may_be_missing(
         "wandb: not installed here, nothing is sent"
     ]
     with pytest.raises(UsageError):
-        resuming(tmp_path, "a", Options(log_to="wandb"))
+        resuming(tmp_path, cast(Notebook, None), Options(log_to="wandb"))  # before it is read
     assert Beside(replace(prepare, tracker=None)).end() == []
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from autopilot.core.experiment import Experiment
@@ -49,7 +51,7 @@ def test_parameters_with_uncommitted_changes_need_a_word(target) -> None:
     assert check_parameters(bench, include_dirty=True) == []
 
 
-def test_a_session_runs_to_its_end_and_is_resumed(target) -> None:
+def test_a_session_runs_to_its_end_and_is_resumed(target, monkeypatch) -> None:
     session = Session.start(request_of(target))
     assert session.split_sizes == ("4", "4")
     with pytest.raises(LockHeldError):
@@ -64,6 +66,10 @@ def test_a_session_runs_to_its_end_and_is_resumed(target) -> None:
     read = Notebook(target, "levels")
     assert options_of(read).max_epochs == 2
     assert "epochs" not in vars(read)  # it costs the same however many there are
+    baseline = read.baseline
+    assert baseline is not None
+    monkeypatch.setattr(Notebook, "baseline", replace(baseline, repeat=5))
+    assert options_of(read).repeat == 5
     assert (target.workdir / "level.txt").read_text() == "4\n"
 
 
