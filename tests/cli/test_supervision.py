@@ -476,8 +476,9 @@ def test_the_time_budget_ends_an_item(runs: Runs, what: str) -> None:
 
     assert time.monotonic() - started < 17
     assert done.code == 130, done
-    # It is looked at once a second, or later on a loaded machine.
-    assert re.search(r"time budget: over by \d+ s, and an item does not end", done.out), done
+    # After four seconds, by a look once a second, or later on a loaded machine.
+    said = re.search(r"time budget: over by (\d+) s, and an item does not end", done.out)
+    assert said and int(said[1]) >= 4, done
     assert "autopilot resume one --budget-seconds" in done.out
     assert what == "stubborn" or " 0 kept, 0." not in done.out
     before = runs.place.git("for-each-ref", "refs/heads", "refs/tags")

@@ -130,7 +130,7 @@ def test_a_run_and_its_resume_are_one_run_of_tensorboard(
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    options = ("--log-to", "tensorboard", "--max-epochs")
+    before, options = place.checkout(), ("--log-to", "tensorboard", "--max-epochs")
     done = place.run("run", "counter.py", "-e", "c", *options, "1")
     (folder,) = (place.top / ".git/autopilot/trackers/tensorboard").glob("c-*")
     assert f"tensorboard: {folder}: tensorboard --logdir {folder.parent}" in done.out
@@ -146,7 +146,7 @@ def test_a_run_and_its_resume_are_one_run_of_tensorboard(
     assert b"autopilot.branch: autopilot/c" in about.tensor_proto.string_val[0]
     # The tracker's package and variables are no part of what the results depend on.
     assert "tensorboard" not in json.dumps(place.notes("c", "experiment")[1:])
-    assert place.checkout()
+    assert place.checkout() == before
     # With the experiment it goes; a later one of that name is another run in any case.
     assert str(folder) in place.call("experiment", "delete", "c", "--yes").out
     assert not folder.exists()
