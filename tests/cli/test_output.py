@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -21,11 +20,8 @@ from autopilot.cli.output import Output, guarded
 from autopilot.cli.pages.listing import shorten_end
 from autopilot.errors import AutopilotError, OutputError
 from autopilot.text import display_width, shorten
+from tests.cli.conftest import COMMAND, Place
 
-if TYPE_CHECKING:
-    from tests.cli.conftest import Place
-
-COMMAND = (sys.executable, "-P", "-m", "autopilot")
 TEXT = st.text(st.sampled_from("ab 規。e\u0301\u200b\t\n") | st.characters(), max_size=60)
 
 

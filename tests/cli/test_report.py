@@ -15,7 +15,7 @@ from copy import copy
 from pathlib import Path
 
 import pytest
-from checkouts import commit_all
+from checkouts import commit_all, make_checkout
 
 from autopilot import (
     AutoPilotModule,
@@ -703,12 +703,7 @@ class Add(Optimizer):
 @pytest.fixture
 def several(tmp_path, git_environment):
     """Goes on with an experiment, up to an epoch."""
-    top = tmp_path / "repo"
-    top.mkdir()
-    run_git(["init", "-q"], cwd=top)
-    (top / "x.txt").write_text("0\n")
-    for arguments in (["add", "-A"], ["commit", "-qm", "first"]):
-        run_git(["-c", "user.name=Ada", "-c", "user.email=a@b.c", *arguments], cwd=top)
+    top = make_checkout(tmp_path / "repo", {"x.txt": "0\n"})
 
     def fit(max_epochs, look=lambda epoch: None):
         trainer = Trainer(experiment=Experiment(GitStore("several", top)), callbacks=[Look(look)])
