@@ -199,17 +199,15 @@ def remove_file(root: Path, name: str) -> None:
     path = path_inside(root, name)
     if any(parent.is_symlink() for parent in _parents_below(root, path)):
         return
-    try:
-        path.unlink(missing_ok=True)
-    except (IsADirectoryError, NotADirectoryError):
-        return
-    except OSError as error:
-        # macOS says so of a folder.
-        if isinstance(error, PermissionError) and path.is_dir():
+    with translated_as(ParameterError, f"cannot remove {path}", "{remedy}, then resume"):
+        try:
+            path.unlink(missing_ok=True)
+        except (IsADirectoryError, NotADirectoryError):
             return
-        raise ParameterError(
-            f"cannot remove {path}: {error.strerror}", hint="give write permission, then resume"
-        ) from error
+        except PermissionError:
+            if not path.is_dir():  # macOS says so of a folder
+                raise
+            return
     for parent in _parents_below(root, path):
         try:
             parent.rmdir()

@@ -210,8 +210,9 @@ def test_files_made_in_the_git_folder_are_as_if_made_beside(repository: Reposito
 
 
 def test_a_file_that_cannot_be_removed_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ParameterError, match="cannot remove"):
+    with pytest.raises(ParameterError, match="cannot remove") as raised:
         remove_file(tmp_path, "x" * 300)
+    assert raised.value.hint == "choose a shorter name, then resume"
 
 
 def test_listing_leaves_out_what_is_no_file(tmp_path: Path) -> None:

@@ -375,19 +375,16 @@ def borrow(repo: Repository, path: Path, commit: str) -> Repository:
     lfs = repo.common_dir / "lfs"
     if lfs.is_dir():
         settings += f"[lfs]\n\tstorage = {_quoted(lfs)}\n"
-    try:
-        lend_objects(repo, path / ".git", path, head=commit, settings=settings, copied=())
-        link_keys(repo, path / ".git")
-        run_git(["checkout", "--quiet", "--detach", commit], cwd=path)
-        return Repository.discover(path)
-    except BaseException as error:
-        shutil.rmtree(path, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise GitCommandError(
-                f"cannot make a repository at {path}: {error.strerror}",
-                hint=f"{remedy(str(error))}, or {_ELSEWHERE}",
-            ) from error
-        raise
+    what, hint = f"cannot make a repository at {path}", f"{{remedy}}, or {_ELSEWHERE}"
+    with translated_as(GitCommandError, what, hint):
+        try:
+            lend_objects(repo, path / ".git", path, head=commit, settings=settings, copied=())
+            link_keys(repo, path / ".git")
+            run_git(["checkout", "--quiet", "--detach", commit], cwd=path)
+            return Repository.discover(path)
+        except BaseException:
+            shutil.rmtree(path, ignore_errors=True)
+            raise
 
 
 def _quoted(path: Path) -> str:
