@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
@@ -65,14 +64,10 @@ def watch(
         contextlib.suppress(KeyboardInterrupt),
         Live(console=console, screen=True, auto_refresh=False) as live,
     ):
-        while True:
-            began_s = time.monotonic()
-            new = source.look()
+        for new in source.looks(every):
             if new is not None or console.size != size:
                 run, size = new or run, console.size
                 live.update(drawn(page(run, size.width, size.height - 1)), refresh=True)
-            # Of a long run a look takes a while: a tenth of the time at most, beside the run.
-            time.sleep(max(every, 9 * (time.monotonic() - began_s)))
     output.line(f"{run.slug}: {_state(run)}")
 
 

@@ -7,8 +7,9 @@ both, as little of it as is new. No lock is taken.
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -247,6 +248,17 @@ class RunReader:
             by = notebook.goes_on_by if status.holder is None else ""
             points = notebook.index.points
             return reduced(self.slug, status, notebook.last, points, self.notes, by)
+
+    def looks(self, every_s: float) -> Iterator[LiveRun | None]:
+        """Looks again and again, for ever.
+
+        Of a long run a look takes a while: with what the reader does in between, that is a tenth of
+        the time at most, beside the run.
+        """
+        while True:
+            began_s = time.monotonic()
+            yield self.look()
+            time.sleep(max(every_s, 9 * (time.monotonic() - began_s)))
 
     def _follow(self, path: Path) -> None:
         """Takes in the lines that the progress file has got since the last look."""

@@ -97,18 +97,17 @@ class _Handler(BaseHTTPRequestHandler):
     def _events(self) -> None:
         source, sent_s = self.server.source(), 0.0
         self._head("events")
-        while True:
-            began_s = time.monotonic()
-            run = source.look()
+        for run in source.looks(_LOOK_S):
             if run is not None:
                 # The curve is in the report's data.
                 document = run.document() | {"points": len(run.points)}
-                self.wfile.write(f"data: {dumped(document)}\n\n".encode())
-                sent_s = began_s
+                message = f"data: {dumped(document)}\n\n".encode()
             elif time.monotonic() - sent_s > _BEAT_S:
-                self.wfile.write(b": \n\n")  # fails once the browser has gone
-                sent_s = began_s
-            time.sleep(max(_LOOK_S, 9 * (time.monotonic() - began_s)))
+                message = b": \n\n"  # fails once the browser has gone
+            else:
+                continue
+            self.wfile.write(message)
+            sent_s = time.monotonic()
 
     def log_message(self, format: str, *args: object) -> None:
         """Prints nothing."""
