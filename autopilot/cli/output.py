@@ -47,7 +47,8 @@ class Output:
         color: False: none; True: where the terminal has them.
 
     Attributes:
-        options, damaged: Of the command; what it left out since it cannot be read.
+        options: The options of the command; empty where it is not known.
+        damaged: What the command left out since it cannot be read, by its message.
     """
 
     def __init__(
@@ -140,13 +141,13 @@ class Output:
             self.stdout.write("".join(p if i % 2 else visible(p) for i, p in enumerate(parts)))
             self.stdout.flush()
 
-    def write(self, text: str, stream: TextIO, end: str = "\n") -> None:
+    def write(self, text: str, stream: TextIO, end: str = "\n", *, is_answer: bool = False) -> None:
         """Writes a text, with escapes for what would steer a terminal.
 
         Raises:
             OutputError: as `writing` raises it.
         """
-        with self.writing(stream):
+        with self.writing(stream, is_answer=is_answer):
             print(_printable(text, stream), end=end, file=stream, flush=True)
 
     @contextlib.contextmanager
@@ -205,10 +206,7 @@ class Output:
             trail = audit.current()
             if trail is not None:
                 plain["expose"] = jsonable(trail.executed)
-            with self.writing(self.stdout, is_answer=True):
-                print(
-                    _printable(as_json(plain, indent=2), self.stdout), file=self.stdout, flush=True
-                )
+            self.write(as_json(plain, indent=2), self.stdout, is_answer=True)
 
     def trail(self) -> None:
         """Prints the executed commands on stderr; with --json they are in the document."""
@@ -281,9 +279,11 @@ class Output:
             self.write(traceback.rstrip(), self.stderr)
         # What the user's own code raised may have many lines.
         self.write(f"error: {' '.join(message.splitlines())}", self.stderr)
+        if hint:
+            self.write(f"  hint: {hint}", self.stderr)
         notes = [redact(note) for note in getattr(error, "__notes__", ())]
-        for text in [*([f"  hint: {hint}"] if hint else []), *notes]:
-            self.write(text, self.stderr)
+        for note in notes:
+            self.write(note, self.stderr)
         with contextlib.suppress(OutputError):
             self.document({"error": message, "hint": hint} | ({"notes": notes} if notes else {}))
 
