@@ -14,6 +14,7 @@ import math
 import os
 import re
 import select
+import shlex
 import sys
 import time
 import warnings
@@ -194,7 +195,8 @@ class WandB(Tracker):
         self._run.summary["state"] = state
         place, is_offline = Path(self._run.dir).parent, self._run.offline
         self._run.finish(exit_code=0 if state in ("finished", "stopped") else 1)
-        return f"run {self._run.id}: " + (f"wandb sync {place}" if is_offline else self._run.url)
+        sync = f"wandb sync {shlex.quote(str(place))}"
+        return f"run {self._run.id}: {sync if is_offline else self._run.url}"
 
 
 class TensorBoard(Tracker):
@@ -237,7 +239,7 @@ class TensorBoard(Tracker):
 
     def close(self, state: str) -> str:
         self._writer.close()
-        return f"{self._folder}: tensorboard --logdir {self._top}"
+        return f"{self._folder}: tensorboard --logdir {shlex.quote(str(self._top))}"
 
 
 # By the names of their packages.

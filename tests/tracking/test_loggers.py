@@ -113,11 +113,12 @@ def test_mlflow_has_each_epoch_once_in_a_run_that_it_finds_or_is_named(
 
 
 def test_wandb_stays_offline_and_keeps_its_run(levels: Place, listened: None) -> None:  # noqa: F811
+    levels = Place(levels.top.rename(levels.top.with_name("my repo")), levels.cache)
     said = send("wandb", levels)
 
     (file,) = (levels.top / ".git/autopilot/trackers/wandb").glob("offline-run-*/run-*.wandb")
     start = levels.git("log", "--format=%H", "--grep=start", "autopilot/levels")
-    assert file.stem == f"run-{start[:16]}" and f"wandb sync {file.parent}" in said
+    assert file.stem == f"run-{start[:16]}" and f"wandb sync '{file.parent}'" in said
     assert own_runs(levels) == [file.parent]
     content = file.read_bytes()
     for word in ("val/accuracy", "autopilot/levels", "levels.py", "test/accuracy"):
