@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from autopilot.core.items import find_duplicates, find_leakage
-from autopilot.core.records.record import Event, Lesson, StepRecord
+from autopilot.core.records.index import INDEXED
+from autopilot.core.records.record import Event
 from autopilot.engine.loading import load_command_line
 from autopilot.engine.preflight import Check, preflight
 from autopilot.engine.request import Request
@@ -164,7 +165,7 @@ def _run(repo: Repository, slug: str, state: str) -> Iterator[Check]:
     layout, notebook = Layout(slug), Notebook(repo, slug)
     if state == "unreadable":
         notebook.need(Event)
-    for kind in (StepRecord, Lesson):  # `missing_tags` reads the verdicts
+    for kind in INDEXED:  # an index that fits would stand in for them
         deque(notebook.records(kind), maxlen=0)
     if state in ("interrupted", "crashed", "killed"):
         was = "" if state == "crashed" else "was "

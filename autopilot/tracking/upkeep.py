@@ -102,7 +102,7 @@ def clear(repo: Repository, litter: Litter) -> Litter | None:
 def missing_tags(repo: Repository, slug: str) -> list[int]:
     """The kept epochs of an experiment whose tags are gone: deleted by hand, or not fetched."""
     notebook = Notebook(repo, slug)
-    kept = (epoch.number for epoch in notebook.epochs if epoch.verdict != "rejected")
+    kept = (epoch.number for epoch in notebook.index.epochs if epoch.is_kept)
     return [number for number in kept if number not in notebook.tagged]
 
 
