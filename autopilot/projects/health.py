@@ -27,7 +27,6 @@ from autopilot.projects.datasets import of_files
 from autopilot.projects.project import Project, read_hparams
 from autopilot.sharing.hooks import CLIENT, hook_folder, hook_texts, state_of
 from autopilot.text import some
-from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.upkeep import find_litter, missing_tags, states_of
 
@@ -162,7 +161,7 @@ def _runs(repo: Repository) -> Iterator[Check]:
 
 
 def _run(repo: Repository, slug: str, state: str) -> Iterator[Check]:
-    layout, notebook = Layout(slug), Notebook(repo, slug)
+    notebook = Notebook(repo, slug)
     if state == "unreadable":
         notebook.need(Event)
     for kind in INDEXED:  # an index that fits would stand in for them
@@ -171,7 +170,7 @@ def _run(repo: Repository, slug: str, state: str) -> Iterator[Check]:
         was = "" if state == "crashed" else "was "
         yield Check("runs", "warning", f"{slug} {was}{state}", notebook.goes_on_by)
     elif state == "running":
-        holder = ExclusiveLock(layout.lock(repo)).holder()
+        holder = ExclusiveLock(notebook.layout.lock(repo)).holder()
         who = f"process {holder.pid}" if holder else "another process"
         yield Check("runs", "ok", f"{slug} is run by {who}")
     elif missing := missing_tags(repo, slug):

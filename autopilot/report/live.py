@@ -245,9 +245,14 @@ class RunReader:
                 return None
             self._mark = mark
             self._follow(path)
-            by = notebook.goes_on_by if status.holder is None else ""
-            points = notebook.index.points
-            return reduced(self.slug, status, notebook.last, points, self.notes, by)
+            return reduced(
+                self.slug,
+                status,
+                notebook.last,
+                notebook.index.points,
+                self.notes,
+                notebook.goes_on_by,
+            )
 
     def looks(self, every_s: float) -> Iterator[LiveRun | None]:
         """Looks again and again, for ever.
