@@ -84,8 +84,9 @@ class Bench:
     def load(self) -> None:
         """Imports the target, or builds a new module for the files as they are now."""
         manifest, workspace = self.manifest, self.workspace
-        place = manifest.target, workspace.folder, manifest.hparams
-        self.module = load_target(*place, AutoPilotModule, workspace.repo)
+        self.module = load_target(
+            manifest.target, workspace.folder, manifest.hparams, AutoPilotModule, workspace.repo
+        )
         if manifest.by_hand:  # its own optimizer makes no step
             optimizer = partial(HandOptimizer, self.module.parameters())
             self.module.configure_optimizers = optimizer  # type: ignore[method-assign]

@@ -116,13 +116,14 @@ class Supervisor:
                         printed = output.last()
                     finally:
                         output.close()
-                    end, self.slug = child.board.code, child.board.slug or self.slug
+                    end = child.board.code
+                    self.slug = child.board.slug or self.slug
                     left_s = 0.0 if self.was_overdue else child.board.left_s
                     # What the evaluation started would write into the files of the next child, or
                     # outlive the run.
                     end_adopted(since, everywhere=True, but=(self._beside,))
-                    is_early = end is None and not (self.slug or child.board.slug)
                     # A moment before it is open, the experiment exists.
+                    is_early = end is None and not self.slug
                     if is_early and self._observer.abandoned(child.board.claimed):
                         child.slug = self.slug = child.board.claimed
                     if end is None and self._received and not self.was_overdue:
@@ -130,7 +131,7 @@ class Supervisor:
                     if (end is not None and not left_s) or self.was_overdue:
                         return end
                     if child.board.slug:
-                        self.slug, pending = child.board.slug, []
+                        pending = []
                     if left_s:
                         self._observer.look(self.slug)
                         # A signal that came too late for it is for the next one.

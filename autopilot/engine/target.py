@@ -107,10 +107,12 @@ def _check_module(repo: Repository, commit: str, target: Target) -> None:
     """Refuses a module that would be imported from elsewhere than the commit."""
     if target.module is None or target.text == TASK:
         return
-    top, known = os.path.realpath(repo.workdir), ""
+    top = os.path.realpath(repo.workdir)
+    known = ""
     found: ModuleSpec | None = None
     for part in target.module.split("."):
-        folders, known = found and found.submodule_search_locations, f"{known}.{part}".strip(".")
+        known = f"{known}.{part}".strip(".")
+        folders = found.submodule_search_locations if found else None
         try:
             # No package is imported for it, as `find_spec` of a module in one would, and under its
             # whole name a namespace package would be looked for in its parent, as imported.
@@ -126,9 +128,10 @@ def _check_module(repo: Repository, commit: str, target: Target) -> None:
             break
     else:
         return
-    where, path = places[0] if places else "built in", target.module.replace(".", "/")
+    where = places[0] if places else "built in"
+    path = target.module.replace(".", "/")
     ends = (f"/{path}.py", f"/{path}/__init__.py")
-    if any(f"/{n}".endswith(ends) for n in objects.list_tree(repo, objects.tree_of(repo, commit))):
+    if any(f"/{name}".endswith(ends) for name in objects.list_tree(repo, commit)):
         raise ElsewhereError(
             f"{target.module} is imported from {where}, not from this checkout, which has it too",
             hint="install this checkout's packages, in an environment of its own: pip install -e .",
