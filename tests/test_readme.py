@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkouts import make_checkout
 from forks import fork
 
 TOP = Path(__file__).resolve().parents[1]
@@ -179,10 +180,7 @@ print(json.dumps(dict(type="result", subtype="success", is_error=False, result=s
 @pytest.fixture
 def system(tmp_path: Path) -> Path:
     """A repository with the files that the README's first commands name."""
-    place = tmp_path / "a system of my öwn"
-    for name, content in SYSTEM.items():
-        (place / name).parent.mkdir(parents=True, exist_ok=True)
-        (place / name).write_text(content, encoding="utf-8")
+    place = make_checkout(tmp_path / "a system of my öwn", SYSTEM)
     home = tmp_path / "bin"
     home.mkdir()
     for name, script in (
@@ -192,14 +190,6 @@ def system(tmp_path: Path) -> Path:
     ):
         (home / name).write_text(script)
         (home / name).chmod(0o755)
-    for command in (
-        ["git", "init", "-q", "-b", "main"],
-        ["git", "config", "user.name", "Ada Byron"],
-        ["git", "config", "user.email", "ada@example.com"],
-        ["git", "add", "."],
-        ["git", "commit", "-qm", "base"],
-    ):
-        assert run(command, place, tmp_path).returncode == 0
     return place
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from checkouts import make_checkout
 
 from tests.cli.conftest import ROOT
 
@@ -496,12 +497,7 @@ def test_a_link_of_a_folder_that_git_has_in_part_says_which(place):
 
 @pytest.mark.parametrize("populated", [True, False])
 def test_a_submodule_is_named_and_can_be_linked(place, tmp_path, populated):
-    lib = tmp_path / "lib"
-    lib.mkdir()
-    who = ["-c", "user.name=L", "-c", "user.email=l@l"]
-    (lib / "lib.py").write_text("OFFSET = 0\n")
-    for command in (["init", "-q"], ["add", "-A"], [*who, "commit", "-qm", "lib"]):
-        subprocess.run(["git", *command], cwd=lib, check=True)
+    lib = make_checkout(tmp_path / "lib", {"lib.py": "OFFSET = 0\n"})
     allow = ["-c", "protocol.file.allow=always"]
     place.git(*allow, "submodule", "add", "--quiet", str(lib), "vendor/mein für lib")
     tune(place, f"{IN_FILE} + lib.OFFSET", "sys.path.insert(0, 'vendor/mein für lib')\nimport lib")

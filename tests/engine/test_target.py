@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from checkouts import commit_all
 
 from autopilot.core.module import AutoPilotModule
 from autopilot.engine.target import build, load_here, load_target, parse_hparams, parse_target
 from autopilot.errors import ElsewhereError, TargetError, UsageError
-from autopilot.git.commands import run_git
 from autopilot.git.repository import Repository
 from autopilot.proof.replay import failed
 
@@ -79,8 +79,7 @@ def test_nothing_is_executed_that_is_not_in_the_commit(
     (top / "to_new.py").symlink_to("new.py")
     (top / "built-in").touch()
     monkeypatch.chdir(top)
-    run_git(["add", "--all"], cwd=top)
-    run_git(["commit", "--quiet", "--message=links"], cwd=top)
+    commit_all(top, "links")
     for new in ("new.py", "rules/new.py"):
         (top / new).write_text(EVIL.format(mark=str(mark)))
     monkeypatch.syspath_prepend(out)
@@ -99,8 +98,7 @@ def test_a_package_of_the_checkout_that_is_installed_from_another_one(
         (top / "far_lib").mkdir(parents=True)
         (top / "far_lib/__init__.py").touch()
         (top / "far_lib/tune.py").write_text("raise SystemExit")
-    run_git(["add", "--all"], cwd=repository.workdir)
-    run_git(["commit", "--quiet", "--message=package"], cwd=repository.workdir)
+    commit_all(repository.workdir, "package")
     monkeypatch.syspath_prepend(tmp_path / "first")
     with pytest.raises(ElsewhereError, match=r"tune is imported from .*first/far_lib") as it:
         load_target("far_lib.tune:X", repository.workdir, {}, AutoPilotModule, repository)
@@ -115,8 +113,7 @@ def test_what_is_in_the_commit_is_loaded(
 ) -> None:
     top = target.workdir
     (top / "to_levels.py").symlink_to("levels.py")
-    run_git(["add", "--all"], cwd=top)
-    run_git(["commit", "--quiet", "--message=link"], cwd=top)
+    commit_all(top, "link")
     # A copy that is installed is not what a run imports.
     installed = top.parent / "installed"
     installed.mkdir()

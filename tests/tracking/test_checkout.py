@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from checkouts import commit_all
 from experiments import Untouched, again, git, make, rules
 
 from autopilot.errors import (
@@ -99,8 +100,7 @@ def test_modes_and_links_are_content(top):
     (top / "rules" / "run.txt").write_text("run\n")
     (top / "rules" / "run.txt").chmod(EXECUTABLE)
     (top / "rules" / "link.txt").symlink_to("a.txt")
-    git(top, "add", "--all")
-    git(top, "commit", "--quiet", "--message=special")
+    commit_all(top, "special")
     notebook = make(top, "special", [({"a.txt": "a1\n"}, 0.5)])
     (top / "rules" / "run.txt").chmod(0o644)
     (top / "rules" / "link.txt").unlink()
