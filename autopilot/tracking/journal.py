@@ -13,11 +13,7 @@ from typing import BinaryIO, TypeVar, cast
 
 from autopilot import __version__
 from autopilot.core.records.message import EPOCH, EXPERIMENT, REJECTED, trailer
-from autopilot.core.records.record import (
-    Event,
-    Manifest,
-    Record,
-)
+from autopilot.core.records.record import Event, Manifest, Record
 from autopilot.errors import GitCommandError, RecordError, RepositoryError, translated_as
 from autopilot.git.commands import Seen
 from autopilot.git.commits import Commit, first_parent_log, read_commit
@@ -202,7 +198,8 @@ class Journal:
                 break
             self._miss(Manifest.kind, start, UnreadLine(line=0, reason="it has no manifest"))
             return start, Manifest(slug=slug, base="".join(self._commit(start).parents[:1]))
-        raise RecordError(f"the experiment {slug} has no manifest note", hint=_fetch(slug))
+        hint = f"fetch its notes: autopilot fetch {slug}"
+        raise RecordError(f"the experiment {slug} has no manifest note", hint=hint)
 
     def _is_ours(self, commit: str) -> bool:
         with contextlib.suppress(RepositoryError):  # a note may be on anything
@@ -336,10 +333,6 @@ class ProgressFile:
 
     def _translated(self) -> contextlib.AbstractContextManager[None]:
         return translated_as(GitCommandError, f"cannot write {self.path}", "{remedy}, then resume")
-
-
-def _fetch(slug: str) -> str:
-    return f"fetch its notes: autopilot fetch {slug}"
 
 
 def _numbers(version: str) -> list[int]:
