@@ -18,6 +18,7 @@ from autopilot.cli.pages import replay as replay_page
 from autopilot.cli.pages.replay import annotation, on_github, write_junit
 from autopilot.core.figures import figures
 from autopilot.core.records.history import environment_at
+from autopilot.core.records.message import epoch_number
 from autopilot.engine.options import Options
 from autopilot.engine.supervisor import interruptible
 from autopilot.errors import UsageError
@@ -130,11 +131,13 @@ def _numbers(notebook: Notebook, text: str | None) -> list[int] | None:
         return None
     found: list[int] = []
     for part in filter(None, (part.strip() for part in text.split(","))):
-        first, dash, last = part.partition("-")
-        if dash and first.isdigit() and last.isdigit():
-            found += range(int(first), int(last) + 1)
-        elif part.isdigit() or part in EPOCH_WORDS:
-            found.append(int(part) if part.isdigit() else notebook.find(part).number)
+        first, last = map(epoch_number, part.partition("-")[::2])
+        if (number := epoch_number(part)) is not None:
+            found.append(number)
+        elif first is not None and last is not None:
+            found += range(first, last + 1)
+        elif part in EPOCH_WORDS:
+            found.append(notebook.find(part).number)
         else:
             raise UsageError(f"--epochs {text}: {part!r} is no epoch", hint="write 0,3-5,best")
     return found

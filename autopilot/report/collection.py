@@ -14,6 +14,7 @@ from typing import Any
 
 from autopilot.core.figures import signed
 from autopilot.core.memory import Memory
+from autopilot.core.records.message import epoch_number
 from autopilot.core.records.record import Lesson, LlmRecord, StepRecord, TraceRecord
 from autopilot.core.types import Cost
 from autopilot.errors import AutopilotError
@@ -371,8 +372,8 @@ def _forks(repo: Repository, slug: str) -> Iterator[tuple[str, int]]:
             continue  # Its notes are not here: it cannot say where it comes from.
         for source in (manifest.forked_from, manifest.merged_with):
             name, _, epoch = source.rpartition("@")
-            if name == slug and epoch.isdigit():
-                yield other, int(epoch)
+            if name == slug and (number := epoch_number(epoch)) is not None:
+                yield other, number
 
 
 def _cost(cost: Cost) -> list[float]:

@@ -18,7 +18,7 @@ from autopilot.core.people import REVIEWED
 from autopilot.core.records import message
 from autopilot.core.records.history import Summary, summarize
 from autopilot.core.records.index import Index
-from autopilot.core.records.message import trailer_number
+from autopilot.core.records.message import epoch_number, trailer_number
 from autopilot.core.records.record import (
     Event,
     Lesson,
@@ -344,11 +344,11 @@ class Notebook:
                 return self.epoch(0)
             return self.epoch(self.last.best_epoch if name == "best" else self.last.epoch)
         short = name.removeprefix("refs/tags/").removeprefix(f"{self.layout.branch_name}/")
-        number = short.removeprefix("epoch-")
-        is_number = number.isascii() and number.isdigit()
+        text = short.removeprefix("epoch-")
+        number = epoch_number(text)
         # Seven digits and more are an abbreviated commit, unless there are so many epochs.
-        if is_number and (len(number) < 7 or int(number) <= self.index.length):
-            return self.epoch(int(number))
+        if number is not None and (len(text) < 7 or number <= self.index.length):
+            return self.epoch(number)
         found = None
         with contextlib.suppress(RepositoryError):
             found = self.epoch_at(self.repo.resolve(name))

@@ -685,7 +685,10 @@ def test_what_does_not_go_with_the_full_level(ran: Place, settings: Settings) ->
 
 
 def test_a_list_of_epochs_that_is_none(ran: Place) -> None:
-    ran.refused("replay", "--epochs", "one", says=("'one' is no epoch",), hints=("0,3",), code=2)
+    for odd in ("one", "²", "1-²"):
+        said = (f"'{odd}' is no epoch",)
+        ran.refused("replay", "--epochs", odd, says=said, hints=("0,3",), code=2)
+    ran.refused("replay", "--epochs", "9" * 5000, says=("is no epoch",), hints=("0,3",), code=2)
     both = ("replay", "--epochs", "1", "--best-only")
     ran.refused(*both, says=("choose differently",), hints=("--epochs 1,best",), code=2)
 

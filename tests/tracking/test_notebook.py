@@ -143,5 +143,8 @@ def test_names_that_are_not_there(repository, top):
         Notebook(repository, "dmo")
     assert caught.value.hint.startswith("did you mean demo?")
     assert latest(repository) == "demo"
+    for odd in ("²", "9" * 5000):
+        with pytest.raises(ExperimentError, match="is no epoch of demo"):
+            Notebook(repository, "demo").find(odd)
     with pytest.raises(ExperimentError, match="of the project shop"):
         latest(repository, "shop")

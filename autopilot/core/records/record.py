@@ -6,6 +6,7 @@ experiment, so that a line that arrives twice counts once.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from autopilot.errors import UsageError
 VERSION = 2
 # A larger number is a mistake, or made to fill the memory of whoever counts up to it.
 LAST_EPOCH = 9_999_999
+_NANOSECONDS = re.compile("[0-9]{1,20}")
 TASK = "autopilot.command.task:task"  # the target of a run without Python
 # Between the names of strategies that were used together: "prune + add word".
 TOGETHER = " + "
@@ -175,7 +177,7 @@ class Event(Record):
     def order(self) -> int:
         """Sorts events by time: the nanoseconds in the id, since `time` has whole seconds."""
         number = self.id.rpartition("-")[2]
-        return int(number) if number.isdigit() else 0
+        return int(number) if _NANOSECONDS.fullmatch(number) else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

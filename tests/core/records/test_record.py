@@ -26,6 +26,7 @@ def test_events_of_one_second_keep_their_order() -> None:
     assert sorted(mixed, key=lambda event: event.order) == events
     assert datetime.fromisoformat(events[0].time).tzinfo is not None
     assert Event(name="started", id="by-hand").order == 0
+    assert [Event(name="started", id=f"x-{end}").order for end in ("²", "9" * 5000)] == [0, 0]
 
 
 def test_a_decision_is_promote_or_reject() -> None:
