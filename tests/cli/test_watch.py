@@ -15,6 +15,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import pytest
+
+from autopilot.cli.output import FOR_AGENT
 from autopilot.core.experiment import Experiment
 from autopilot.core.records.index import Point
 from autopilot.core.records.record import LlmRecord, MetricsRecord, ProgressNote
@@ -124,6 +127,11 @@ def test_a_run_on_another_terminal_is_shown_as_it_goes_on_and_as_it_was_killed(
             shown.resize(100, 40)
             at = shown.until("c: killed (autopilot resume c goes on with it)", at)
             shown.until("go on: autopilot resume c", at)
+            going = place.run("watch", "c", "--json").document["going"]
+            assert [item[0] for item in going["items"]] == ["i1", "i2"]
+            # An agent must not see the content of val items.
+            told = place.run("watch", "c", "--json", **{FOR_AGENT: "1"}).document["going"]
+            assert told == going | {"items": [], "lines": []}
             # The resumed run, which no terminal is watching, is the same run.
             pause.unlink()
             place.run("resume", "c", "--max-epochs", "2")
@@ -204,6 +212,13 @@ def test_the_reducer_folds_records_and_notes_into_what_both_views_draw() -> None
     assert at_work is not None and at_work.doing == "step 1 is made"
     assert at_work.lines == ["agent: Look.", "agent: Done.", "agent: at work"]
     assert reduced("a", Status("finished", ""), records[-1], points, notes).going is None
+    # An answer comes after what the agent said at work; of one that was lost, its text is known.
+    answers = [
+        LlmRecord(epoch=3, id="d", role="agent", reply={"lost": "Too long"}),
+        LlmRecord(epoch=3, id="e", model="m", reply={"content": [{"text": "Yes."}, {}]}),
+    ]
+    answered = reduced("a", running, records[-1], points, [*notes[4:6], *answers]).going
+    assert answered is not None and answered.lines == ["agent: Too long", "m: Yes."]
 
 
 def test_a_look_without_news_reads_nothing_and_an_emptied_progress_file_is_another_epoch(
@@ -225,6 +240,20 @@ def test_a_look_without_news_reads_nothing_and_an_emptied_progress_file_is_anoth
     file.write_bytes(encoded[1] * 5 + encoded[0])
     source.look()
     assert [note.epoch for note in source.notes] == [6] * 5 + [5]
+
+
+def test_a_reader_takes_a_tenth_of_the_time_however_long_a_look_is(
+    levels: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = RunReader(Repository.discover(levels.top), "levels")
+    clock, pauses = [0.0], list[float]()
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    looks = source.looks(0.5)
+    for took_s in (0.0, 2.0, 0.0):
+        next(looks)
+        clock[0] += took_s
+    assert pauses == [0.5, 18.0]
 
 
 def test_an_agents_last_lines_are_noted_while_it_is_at_work() -> None:
