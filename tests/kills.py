@@ -257,16 +257,13 @@ def _victims(folder: Path, stack: contextlib.ExitStack) -> list[Victim]:
     from runs import commit_target, script
     from server import KEY, MessagesServer
 
-    from tests.benchmarks.repos import isolate
-    from tests.cli.conftest import ROOT, Place
+    from tests.cli.conftest import Place, prepare_commands
     from tests.cli.test_fresh import TARGET
     from tests.command.conftest import Bench
 
-    isolate(folder / "home")
+    cache = prepare_commands(pytest.MonkeyPatch(), folder / "home")
     server = stack.enter_context(MessagesServer(script))
     os.environ |= {
-        "PYTHONPATH": str(ROOT),
-        "NO_COLOR": "1",
         "EVALUATIONS": str(folder / "evaluations.log"),
         "ANTHROPIC_BASE_URL": server.url,
         "ANTHROPIC_API_KEY": KEY,
@@ -275,7 +272,7 @@ def _victims(folder: Path, stack: contextlib.ExitStack) -> list[Victim]:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
     def place(name: str, **files: str) -> Place:
-        made = Place(folder / name, folder / "home" / ".cache")
+        made = Place(folder / name, cache)
         made.init()
         for path, text in files.items():
             made.write(path, text)
