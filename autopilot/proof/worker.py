@@ -262,7 +262,7 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
     workspace, manifest, offline = task.workspace, task.manifest, Offline()
     repo, notebook = workspace.repo, Notebook(workspace.user, task.slug, task.tip)
     options, rules = Options(**manifest.options), block_after_by_epoch(notebook)
-    steps = list(_on_branch(notebook, StepRecord))
+    steps = list(notebook.records(StepRecord))
     ItemLimits.of(options).hold_on(child.board)
     # The repository is a borrowed one: no ref or note of the user's can be written.
     store = GitStore(task.slug, repo.workdir, in_place=False, include_dirty=True)
@@ -341,7 +341,7 @@ class _RerunReporter(Callback):
     def __init__(self, say: _Say, notebook: Notebook, rules: Mapping[int, int]) -> None:
         self._say, self._rules = say, rules
         self._calls = _recorded_calls(notebook.repo, notebook.slug)
-        lessons = (lesson for _, lesson in _on_branch(notebook, Lesson))
+        lessons = (lesson for _, lesson in notebook.records(Lesson))
         self.lessons = sorted(lessons, key=lambda lesson: lesson.id)
         self._by_hand = [lesson for lesson in self.lessons if lesson.by_hand]
         self._steps: list[tuple[StepRecord, str]] = []
@@ -386,13 +386,6 @@ def _plain(value: Any) -> Any:
 def _recorded(record: R) -> R:
     """A record as its note gives it back."""
     return cast("R", next(decode(encode(record))))
-
-
-def _on_branch(notebook: Notebook, kind: type[R]) -> Iterator[tuple[str, R]]:
-    """The commits and records of a kind in the notes, up to the notebook's tip."""
-    line = {commit.id for commit in notebook.commits}
-    records = Journal(notebook.repo, Layout(notebook.slug)).read(kind)
-    return ((commit, record) for commit, record in records if commit in line)
 
 
 if __name__ == "__main__":

@@ -157,11 +157,10 @@ class ParameterHistory:
             ],
             cwd=self.repo.workdir,
         ).stdout.decode("utf-8", "replace")
-        own = {commit.id for commit in self.notebook.commits}
         known = {str(epoch.number): epoch.number for epoch in self.kept}
         slug = self.notebook.slug
         for commit, _, message in (entry.partition("\n") for entry in log.split("\0")):
-            if commit in own or not trailers_of(message, EXPERIMENT, slug):
+            if commit in self.notebook.line or not trailers_of(message, EXPERIMENT, slug):
                 continue
             if trailers_of(message, REVERTS, slug):
                 return MergedEpoch(None, commit, reverted=True)
