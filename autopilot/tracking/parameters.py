@@ -14,16 +14,17 @@ from autopilot.core.records.record import Manifest
 from autopilot.errors import ExperimentError, ParameterError
 from autopilot.files import glob_regex, list_files
 from autopilot.git import objects
+from autopilot.git.commands import run_git
 from autopilot.git.objects import Entry
 from autopilot.git.repository import Repository
 from autopilot.git.workfiles import WorkFiles
 from autopilot.git.worktrees import changed_files
 
 EVERYTHING = "**/*"
-# Both sides of a conflict, as git marks them.
-_MARKERS = re.compile(rb"^<{7,}( .*)?\r?\n(.*\n)*?={7,}\r?\n(.*\n)*?>{7,}( .*)?\r?$", re.MULTILINE)
+# The last line of a conflict, as git marks it. Others may be resolved, or underline a heading.
+_MARKER = re.compile(rb"^>{7,}(?: .*)?\r?$", re.MULTILINE)
 _NEVER_TAKEN = {
-    "conflicted": "resolve the conflict that its lines mark, and commit it",
+    "conflicted": "resolve the conflict, `git add` it and commit",
     "left out": "git sparse-checkout disable, or leave it out of the parameter's pattern",
 }
 _TREES = 8
@@ -202,8 +203,10 @@ def scope_of(repo: Repository, parameter: Parameter) -> Scope:
         )
     top = Path(os.path.realpath(repo.workdir))
     root = parameter.root
-    if not root.is_relative_to(top):
-        root = _below(top, root)
+    # The way to top itself may lead through symbolic links.
+    heads = (h for h in reversed((root, *root.parents)) if os.path.realpath(h) == str(top))
+    if head := next(heads, None):
+        root = top / root.relative_to(head)
     if not root.is_relative_to(top):
         raise ParameterError(
             f"the parameter {parameter.label} is outside the repository {repo.workdir}",
@@ -221,15 +224,6 @@ def scope_of(repo: Repository, parameter: Parameter) -> Scope:
                 else "it leads out of this repository: run autopilot in the one that has the files",
             )
     return Scope(parameter, "" if relative == Path() else f"{relative.as_posix()}/")
-
-
-def _below(top: Path, root: Path) -> Path:
-    """The root as a path below top, if the way to top itself leads through symbolic links."""
-    for depth in range(len(root.parts)):
-        head = Path(*root.parts[: depth + 1])
-        if os.path.realpath(head) == str(top):
-            return top.joinpath(*root.parts[depth + 1 :])
-    return root
 
 
 def check_tracked(repo: Repository, tree: str, scopes: Iterable[Scope]) -> None:
@@ -313,7 +307,7 @@ def dirty_files(repo: Repository, scopes: Iterable[Scope]) -> dict[str, str]:
 
     Returns:
         "modified", "deleted", "untracked", "left out" of a sparse checkout, or "conflicted" of one
-        that has new conflict markers.
+        that has new conflict markers, or that a merge left unmerged, whatever is in it.
     """
     places = [ParameterPath(scope.path, scope.pattern) for scope in scopes]
     head, work = entries_at(repo, repo.head_commit(), places), WorkFiles(repo, repo.workdir)
@@ -325,8 +319,11 @@ def dirty_files(repo: Repository, scopes: Iterable[Scope]) -> dict[str, str]:
         work.hash([name])  # stored, so that it is read without its file's encoding
         old, new = (each and objects.read_blob(repo, each.oid) for each in (head.get(name), entry))
         found[name] = "untracked" if old is None else "modified"
-        if new and len(_MARKERS.findall(new)) > len(_MARKERS.findall(old or b"")):
+        if new and len(_MARKER.findall(new)) > len(_MARKER.findall(old or b"")):
             found[name] = "conflicted"
+    listed = os.fsdecode(run_git(["ls-files", "--unmerged", "-z"], cwd=repo.workdir).stdout)
+    stages = (line.partition("\t")[2] for line in listed.split("\0"))
+    found |= {name: "conflicted" for name in stages if any(p.covers(name) for p in places)}
     gone = [name for name, state in found.items() if state == "deleted"]
     there = changed_files(repo, gone)
     return found | {name: "left out" for name in gone if name not in there}

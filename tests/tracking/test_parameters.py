@@ -118,6 +118,28 @@ def test_a_conflict_is_not_taken_in(repository, top, base, end):
     check_clean(repository, scopes, include_dirty=True)
     (top / "rules/a.txt").write_bytes(f"{text}{text}".encode())
     assert dirty_files(repository, scopes) == {"rules/a.txt": "conflicted"}
+    for cut in ("<<<<<<< HEAD", "======="):  # resolved by half
+        (top / "rules/a.txt").write_bytes((text + text.replace(cut + end, "")).encode())
+        assert dirty_files(repository, scopes) == {"rules/a.txt": "conflicted"}
+
+
+def test_a_merge_that_goes_on_is_not_taken_in(repository, top):
+    """Whatever is in the file, also what HEAD has: git says that it is unmerged."""
+    scopes = [scope_of(repository, PathParameter(top / "rules"))]
+    for branch in ("side", "-"):
+        run_git(["switch", "-q", *["-c"] * (branch == "side"), branch], cwd=top)
+        (top / "rules/a.txt").write_text(f"{branch}\n")
+        run_git(["commit", "--quiet", "--all", "-m", branch], cwd=top)
+    assert run_git(["merge", "side"], cwd=top, check=False).returncode == 1
+    for write in (None, "-\n", "resolved\n"):
+        (top / "rules/a.txt").unlink(missing_ok=True)
+        if write:
+            (top / "rules/a.txt").write_text(write)
+        assert dirty_files(repository, scopes) == {"rules/a.txt": "conflicted"}
+        with pytest.raises(ParameterError, match=r"rules/a\.txt is conflicted"):
+            check_clean(repository, scopes, include_dirty=True)
+    run_git(["add", "rules"], cwd=top)
+    check_clean(repository, scopes, include_dirty=True)
 
 
 def test_a_heading_is_no_conflict(repository, top):
