@@ -27,7 +27,7 @@ from autopilot.git.repository import Repository
 from autopilot.sandbox import imports
 from autopilot.sandbox.imports import Missing
 from autopilot.sandbox.processes import end_marked
-from autopilot.tracking.layout import Layout, held
+from autopilot.tracking.layout import PLACE_LOCK, Layout, held
 from autopilot.tracking.outputs import (
     WrittenPath,
     find_outputs,
@@ -84,12 +84,12 @@ class Workspace:
         return self.repo.workdir / self.directory
 
     def hold(self) -> ExclusiveLock:
-        """A lock on this checkout, so that no other run works in it; no slug begins with a dot.
+        """A lock on this checkout, so that no other run works in it.
 
         Raises:
             LockHeldError: one does; it says which process.
         """
-        lock = ExclusiveLock(self.repo.git_dir / "autopilot" / ".place.lock")
+        lock = ExclusiveLock(self.repo.git_dir / PLACE_LOCK)
         try:
             lock.acquire()
         except LockHeldError as error:

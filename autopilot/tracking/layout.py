@@ -21,6 +21,8 @@ KINDS = ("experiment", "gradients", "metrics", "memory", "traces", "llm")
 BRANCHES = "refs/heads/autopilot/"
 TAGS = "refs/tags/autopilot/"
 NOTES = "refs/notes/autopilot/"
+PLACE_LOCK = "autopilot/.place.lock"
+"""In a checkout's git folder: the lock of the run that works in it. No slug begins with a dot."""
 # A branch without notes here, as from a plain `git fetch`, is told by its newest commits.
 _LOOK_BACK = 100
 _PART = re.compile(r"[a-z0-9][a-z0-9._-]*")

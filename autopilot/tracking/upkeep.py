@@ -36,7 +36,7 @@ from autopilot.git.worktrees import remove_folder, remove_worktree, worktree_pat
 from autopilot.tracking.checkout import half_written
 from autopilot.tracking.holding import stopped
 from autopilot.tracking.journal import Journal
-from autopilot.tracking.layout import Layout, experiments, held, is_experiment
+from autopilot.tracking.layout import PLACE_LOCK, Layout, experiments, held, is_experiment
 from autopilot.tracking.loggers import tracker_runs
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import (
@@ -194,17 +194,25 @@ def _half_written(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
     why, known = "half of a file, left by a process that was killed", set[Path]()
     for slug in states:
         if ExclusiveLock(Layout(slug).lock(repo)).holder() is None:
-            with contextlib.suppress(AutopilotError):
-                for path in half_written(repo, manifest_paths(Notebook(repo, slug).manifest)):
-                    if path not in known:
-                        yield Litter("half-written file", path, why, slug)
-                    known.add(path)
+            for path in _beside(repo, slug):
+                if path not in known:
+                    yield Litter("half-written file", path, why, slug)
+                known.add(path)
     for folder in (repo.common_dir, *sorted(repo.common_dir.glob("worktrees/*"))):
         for path in rests_in(folder / STAGING, below=False):
             # Its process may be of any experiment, or of none.
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - path.lstat().st_mtime > _STAGED_S:
                     yield Litter("half-written file", path, why)
+
+
+def _beside(repo: Repository, slug: str) -> list[Path]:
+    """The half-written files beside an experiment's parameters, unless a run works there."""
+    if ExclusiveLock(repo.git_dir / PLACE_LOCK).holder() is None:
+        with contextlib.suppress(AutopilotError):
+            manifest = Journal(repo, Layout(slug)).beginning()[1]
+            return half_written(repo, manifest_paths(manifest))
+    return []
 
 
 def _lock_of(repo: Repository, folder: Path) -> ExclusiveLock | None:
@@ -216,7 +224,7 @@ def _lock_of(repo: Repository, folder: Path) -> ExclusiveLock | None:
     if folder.name.startswith("."):
         return ExclusiveLock(repo.common_dir / "autopilot" / f"{folder.name}.lock")
     git_dir = Path((folder / ".git").read_text().removeprefix("gitdir: ").strip())
-    return ExclusiveLock(git_dir / "autopilot" / ".place.lock")
+    return ExclusiveLock(git_dir / PLACE_LOCK)
 
 
 # --- deleting an experiment --------------------------------------------------------------------
@@ -292,12 +300,11 @@ def remove(repo: Repository, removal: Removal) -> None:
         delete_refs(repo, removal.refs, check=True)
         if removal.worktree is not None:
             remove_worktree(repo, removal.worktree)
-        for file in (removal.progress, removal.report):
+        local = layout.request, layout.derived, layout.index, layout.trying, layout.said
+        own = (removal.progress, removal.report, *_beside(repo, removal.slug))
+        for file in (*own, *(place(repo) for place in local)):
             if file is not None:
                 file.unlink(missing_ok=True)
-        local = layout.request, layout.derived, layout.index, layout.trying, layout.said
-        for file in (place(repo) for place in local):
-            file.unlink(missing_ok=True)
         for folder in removal.trackers:
             remove_folder(folder)
         if removal.kept:

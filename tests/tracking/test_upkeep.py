@@ -38,7 +38,7 @@ from autopilot.tracking.holding import (
     fork,
     stopped,
 )
-from autopilot.tracking.layout import Layout, experiments, held
+from autopilot.tracking.layout import PLACE_LOCK, Layout, experiments, held
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.upkeep import clear, find_litter, plan_removal, remove, states_of
 
@@ -269,6 +269,12 @@ def test_half_written_files_beside_parameters_go(top, demo):
     store.reopen()
     store.close()
     assert not any(path.exists() for path in rests)
+    # Deleted before anything else looked; what a run that works there writes now is none.
+    rests[0].touch()
+    with ExclusiveLock(top / ".git" / PLACE_LOCK):
+        assert find_litter(demo.repo) == []
+    remove(demo.repo, plan_removal(demo.repo, "demo"))
+    assert not rests[0].exists()
 
 
 def test_what_gc_says_it_removed_is_gone(top, demo):
