@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import socket
 import time
@@ -27,6 +28,8 @@ def named() -> int:
 
 _ATTEMPTS = 5
 _LOCK_AGE_S = 1.0
+# Anybody may hold it, but none for so long: packing hundreds of thousands of refs takes seconds.
+_PACKED_AGE_S = 600.0
 _PAUSE_S = 0.01
 
 
@@ -173,17 +176,39 @@ def _read_holder(path: Path) -> Holder:
 
 
 def stale_locks(repo: Repository, prefixes: Sequence[str]) -> Iterator[Path]:
-    """The `.lock` files beside and below some refs and folders of refs."""
+    """The `.lock` files beside and below some refs and folders of refs.
+
+    And that of packed refs, without which none is deleted, if a killed process left it: it is old,
+    and no process of git is as old.
+    """
     for place in (repo.common_dir / prefix for prefix in prefixes):
         locks = (place.with_name(f"{place.name}.lock"), *sorted(place.rglob("*.lock")))
         yield from (lock for lock in locks if lock.is_file())
+    packed = repo.common_dir / "packed-refs.lock"
+    with contextlib.suppress(FileNotFoundError):
+        age_s = time.time() - packed.lstat().st_mtime
+        if age_s > _PACKED_AGE_S and _oldest_git_s() < age_s:
+            yield packed
+
+
+def _oldest_git_s() -> float:
+    """For how long the oldest process of git has been running; infinity where none can be seen."""
+    ages_s = [0.0 if Path("/proc/self/stat").is_file() else math.inf]
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended
+            name, _, fields = (folder / "stat").read_text(errors="replace").rpartition(")")
+            if name.partition("(")[2].startswith("git") and not fields.startswith(" Z"):
+                started_s = int(fields.split()[19]) / os.sysconf("SC_CLK_TCK")
+                ages_s.append(time.clock_gettime(time.CLOCK_BOOTTIME) - started_s)
+    return max(ages_s)
 
 
 def clear_stale_locks(repo: Repository, prefixes: Sequence[str]) -> list[str]:
     """Removes the `.lock` files that a killed process left beside some refs, and returns these.
 
     Only for names that no other process writes: the caller holds the experiment's lock. A file that
-    is younger than a second is waited for, since a `git` command may be about to finish.
+    is younger than a second is waited for, since a `git` command may be about to finish. That of
+    packed refs goes too, see `stale_locks`.
 
     Args:
         prefixes: Refs and folders of refs, `refs/heads/autopilot/fix-1`.

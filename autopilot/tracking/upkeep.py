@@ -166,12 +166,13 @@ def _outputs(repo: Repository, slug: str, worktree: Path) -> tuple[WrittenPath, 
 
 
 def _ref_locks(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
+    found = dict[Path, Litter]()
     for slug in states:
         layout = Layout(slug)
-        if ExclusiveLock(layout.lock(repo)).holder() is not None:
-            continue
-        for lock in layout.stale_locks(repo):
-            yield Litter("ref lock", lock, "left by a process that was killed", slug)
+        if ExclusiveLock(layout.lock(repo)).holder() is None:
+            why = "left by a process that was killed"
+            found |= {x: Litter("ref lock", x, why, slug) for x in layout.stale_locks(repo)}
+    yield from found.values()
 
 
 def _progress_files(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:

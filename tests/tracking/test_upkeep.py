@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from contextlib import contextmanager
 
 import pytest
@@ -17,6 +18,7 @@ from autopilot.errors import (
     RepositoryError,
 )
 from autopilot.files import TEMPORARY
+from autopilot.git import locks
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.packing import maintain
 from autopilot.git.repository import Repository
@@ -155,7 +157,7 @@ def test_who_holds_an_experiment_clears_the_locks_that_a_killed_git_left(top, de
         assert left == ["main.lock"], number
 
 
-def test_a_lock_of_somebody_elses_leaves_the_experiment_whole(top, demo):
+def test_a_lock_of_somebody_elses_leaves_the_experiment_whole(top, demo, monkeypatch):
     worktree = worktree_path(demo.repo, "demo")
     add_worktree(demo.repo, worktree, demo.repo.head_commit())
     progress = Layout("demo").progress(demo.repo)
@@ -167,7 +169,16 @@ def test_a_lock_of_somebody_elses_leaves_the_experiment_whole(top, demo):
         remove(demo.repo, plan_removal(demo.repo, "demo"))
     assert git(top, "for-each-ref") == before and worktree.exists() and progress.exists()
     assert caught.value.hint == "if no git command is running, remove that file"
+    # One that is not older than a living git may be of that; one of a killed git goes.
     lock.unlink()
+    with subprocess.Popen(["git", "hash-object", "--stdin"], stdin=subprocess.PIPE):
+        lock.touch()
+        with monkeypatch.context() as patch:
+            patch.setattr(locks, "_PACKED_AGE_S", -1.0)
+            with held(demo.repo, "demo"):
+                assert lock.exists()
+    os.utime(lock, (1, 1))
+    assert lock in [litter.path for litter in find_litter(demo.repo)]
     git(top, "branch", "autopilot-review/demo-revert", "autopilot/demo")
     stale = top / ".git/refs/heads/autopilot-review/demo-revert.lock"
     stale.touch()
