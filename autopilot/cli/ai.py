@@ -21,7 +21,7 @@ from autopilot.ai.datasets.worklist import Origin, Watch
 from autopilot.ai.judge import Judge
 from autopilot.ai.model.recording import spent_beside
 from autopilot.ai.prices import use_prices
-from autopilot.cli.arguments import Hparams
+from autopilot.cli.arguments import Hparams, option
 from autopilot.cli.context import CommandGroup, Commands, Context
 from autopilot.cli.output import INTERRUPTED, Output, own_stdout
 from autopilot.cli.pages import dataset as pages
@@ -59,10 +59,8 @@ Verdicts = Annotated[Path, typer.Argument(metavar="FILE", help=_NAMED, show_defa
 def generate(
     context: Context,
     target: GeneratorTarget = "",
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Items to make.")] = 100,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where the files go.")
-    ] = Path("dataset"),
+    count: Annotated[int, option("Items to make.", "-n", min=1)] = 100,
+    out: Annotated[Path, option("Where the files go.", "-o", metavar="FOLDER")] = Path("dataset"),
     hparam: Hparams = None,
     *,
     limits: Annotated[Options, *_LIMITS],
@@ -149,13 +147,11 @@ def judge(
     target: JudgeTarget = "",
     data: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--data", "-d", metavar="FILE", help="JSON Lines, an item a line; may be repeated."
-        ),
+        option("JSON Lines, an item a line; may be repeated.", "-d", metavar="FILE"),
     ] = None,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", help="Where the verdicts go.")
-    ] = Path("verdicts.jsonl"),
+    out: Annotated[Path, option("Where the verdicts go.", "-o", metavar="FILE")] = Path(
+        "verdicts.jsonl"
+    ),
     hparam: Hparams = None,
     *,
     limits: Annotated[Options, *_LIMITS],
@@ -221,12 +217,8 @@ def summarize_judge(context: Context, file: Verdicts) -> None:
 def distribution_judge(
     context: Context,
     file: Verdicts,
-    by: Annotated[
-        str, typer.Option("--by", metavar="FIELD", help="A field of the items to group them by.")
-    ] = "split",
-    bins: Annotated[
-        int, typer.Option(min=1, max=100, help="Bars from the lowest score to the highest.")
-    ] = 10,
+    by: Annotated[str, option("A field of the items to group them by.", metavar="FIELD")] = "split",
+    bins: Annotated[int, option("Bars from the lowest score to the highest.", min=1, max=100)] = 10,
 ) -> None:
     """Show how often which score was given, by split or by a field of the items.
 

@@ -21,7 +21,7 @@ import typer
 from typer.core import TyperGroup
 
 from autopilot import audit
-from autopilot.cli.arguments import Arguments, declared, project_names
+from autopilot.cli.arguments import Arguments, declared, option, project_names
 from autopilot.cli.context import IN_CHILD, CommandGroup, CommandLine, Commands, Context
 from autopilot.cli.output import Output
 from autopilot.errors import AutopilotError, UsageError
@@ -119,26 +119,16 @@ _COMMON = (
     declared(
         "project",
         str | None,
-        typer.Option(
-            "--project", "-p", help="Experiments of this project.", autocompletion=project_names
-        ),
+        option("Experiments of this project.", "-p", autocompletion=project_names),
     ),
-    declared("as_json", bool, typer.Option("--json", help="Print one JSON document."), False),
-    declared("verbose", bool, typer.Option("--verbose", help="Show tracebacks."), False),
-    declared("no_color", bool, typer.Option("--no-color", help="Print without colors."), False),
-    declared(
-        "expose",
-        bool,
-        typer.Option("--expose", help="Show what was executed: git, programs, model calls."),
-        False,
-    ),
+    declared("as_json", bool, option("Print one JSON document.", "--json"), False),
+    declared("verbose", bool, option("Show tracebacks."), False),
+    declared("no_color", bool, option("Print without colors."), False),
+    declared("expose", bool, option("Show what was executed: git, programs, model calls."), False),
 )
 # Answered before the application is built; here for --help.
 _VERSION = declared(
-    "version",
-    bool,
-    typer.Option("--version", help="Show the versions of autopilot, git and Python."),
-    False,
+    "version", bool, option("Show the versions of autopilot, git and Python."), False
 )
 # Typer brings its own click, or uses the installed one: the class is found, not imported.
 _WRONG_USAGE: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")

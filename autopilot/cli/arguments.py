@@ -24,6 +24,21 @@ from autopilot.errors import AutopilotError, ExperimentError, TargetError, Usage
 from autopilot.text import flag
 
 
+def option(text: str, *names: str, **details: Any) -> Callable[[str], Any]:
+    """An option of a command, for the annotation of its parameter.
+
+    Args:
+        names: A short name beside the parameter's own; or all names, a long one among them.
+        details: As typer.Option takes them.
+    """
+
+    def of(parameter: str) -> Any:
+        is_named = any(name.startswith("--") for name in names)
+        return typer.Option(*(() if is_named else (flag(parameter),)), *names, help=text, **details)
+
+    return of
+
+
 def experiment_names(ctx: Any, incomplete: str) -> list[str]:
     """Completes experiments here whose names begin so; with -p, without their project in front."""
     from autopilot.git.repository import Repository
@@ -77,11 +92,6 @@ class Word:
     kind: str = ""
     option: str = ""
 
-    @property
-    def leads(self) -> bool:
-        """Whether it is the first of the words, or left out."""
-        return self.kind in ("name", "ref", "target")
-
 
 _EPOCH = Word("EPOCH", "A number, best, last, tip, baseline, a tag or a commit.", "epoch")
 _EPOCH_TOO = Word("EPOCH", f"{_EPOCH.help} best if not given.", "epoch", "--epoch")
@@ -94,9 +104,7 @@ MaybeEpochOrOption = Annotated[str | None, _EPOCH_TOO]
 
 NewName = Annotated[
     str | None,
-    typer.Option(
-        "--slug", "-e", metavar="NAME", help="The experiment's; TARGET's and a number if not."
-    ),
+    option("The experiment's; TARGET's and a number if not.", "--slug", "-e", metavar="NAME"),
 ]
 NAME_OPTION = typer.Option(
     "--slug", "-e", metavar="NAME", help="The same as NAME.", autocompletion=experiment_names
@@ -110,33 +118,27 @@ Target = Annotated[
         "a callable that returns one; the module of the project (-p) if not given.",
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Shuffling and evaluation derive from it.")]
+Seed = Annotated[int, option("Shuffling and evaluation derive from it.")]
 Hparams = Annotated[
     list[str] | None,
     typer.Option("-H", metavar="KEY=VALUE", help="A constructor argument; may be repeated."),
 ]
 Links = Annotated[
-    list[str] | None,
-    typer.Option("--link", metavar="PATH", help="An ignored path that the evaluation needs."),
+    list[str] | None, option("An ignored path that the evaluation needs.", "--link", metavar="PATH")
 ]
-Idea = Annotated[str, typer.Option(help="What is tried, in words; written down.")]
-Hypothesis = Annotated[str, typer.Option(help="What is expected of it; written down.")]
-Reason = Annotated[str, typer.Option(help="Why; written down.")]
-Reviewer = Annotated[str, typer.Option(help="Who decides; you, as git knows you.")]
+Idea = Annotated[str, option("What is tried, in words; written down.")]
+Hypothesis = Annotated[str, option("What is expected of it; written down.")]
+Reason = Annotated[str, option("Why; written down.")]
+Reviewer = Annotated[str, option("Who decides; you, as git knows you.")]
 Live = Annotated[
-    bool,
-    typer.Option(
-        "--live", help="Ask models anew instead of the recorded replies; that may cost money."
-    ),
+    bool, option("Ask models anew instead of the recorded replies; that may cost money.")
 ]
-Stat = Annotated[
-    bool, typer.Option("--stat", help="Name the changed files instead of the changes.")
-]
+Stat = Annotated[bool, option("Name the changed files instead of the changes.")]
 Scored = StrEnum("Scored", "val test")
-Split = Annotated[Scored, typer.Option(help="The split of the results.")]
+Split = Annotated[Scored, option("The split of the results.")]
 # The options of a run that hold wherever items are measured.
 LIMITS = ("item_timeout", "memory")
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would happen; change nothing.")]
+DryRun = Annotated[bool, option("Say what would happen; change nothing.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,13 +148,10 @@ class StartOptions:
     seed: Seed = 0
     hparams: Hparams = None
     links: Links = None
-    in_place: Annotated[
-        bool, typer.Option("--in-place", help="Work in this checkout, not in a worktree.")
-    ] = False
-    include_dirty: Annotated[
-        bool,
-        typer.Option("--include-dirty", help="Start from the parameters' uncommitted content."),
-    ] = False
+    in_place: Annotated[bool, option("Work in this checkout, not in a worktree.")] = False
+    include_dirty: Annotated[bool, option("Start from the parameters' uncommitted content.")] = (
+        False
+    )
     idea: Idea = ""
     hypothesis: Hypothesis = ""
 
@@ -183,10 +182,11 @@ class Arguments:
                 self._tables[name] = kind, _options(kind, details)
                 own += self._tables[name][1].values()
             elif details and isinstance(details[0], Word):
-                places = self._heads if details[0].leads else self._others
-                places[name] = details[0], parameter
+                # These are the first of the words, or left out.
+                is_head = details[0].kind in ("name", "ref", "target")
+                (self._heads if is_head else self._others)[name] = details[0], parameter
             else:
-                own.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+                own.append(declared(name, kind, details[0], parameter.default))
         # A name may be left out in front of words that may not: then these are counted from behind.
         self._counted = any(map(_needed, self._others.values()))
         self.parameters = [*self._word_parameters(), *own]
@@ -211,8 +211,8 @@ class Arguments:
             else:
                 found.append(declared(f"word_{name}", str | None, argument))
             if word.option:
-                option = typer.Option(word.option, metavar=word.shown, help="The same as EPOCH.")
-                options.append(declared(f"named_{name}", str | None, option))
+                same = option("The same as EPOCH.", word.option, metavar=word.shown)
+                options.append(declared(f"named_{name}", str | None, same))
         return found + options
 
     def values(self, context: Context, path: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -243,7 +243,9 @@ class Arguments:
             if words:
                 found[next(iter(self._heads))] = words[0]
             elif [word.kind for word, _ in self._others.values()] == ["epoch"]:
-                self._check_epoch(context, others[0])
+                word = others[0]
+                if not _is_plain_epoch(word) and _is_experiment(context, word):
+                    raise UsageError("Missing argument 'EPOCH'.", hint=f"name one: {word} best")
         else:
             others = [word for word in (*words, *others) if word is not None]
             if self._heads and others:
@@ -256,11 +258,6 @@ class Arguments:
             first = next(iter(self._heads))
             found[first] = self._name(context, first, found, given.pop("named"))
         return given | found
-
-    def _check_epoch(self, context: Context, word: str) -> None:
-        """Refuses the name of an experiment alone where an epoch is needed."""
-        if not _is_plain_epoch(word) and _is_experiment(context, word):
-            raise UsageError("Missing argument 'EPOCH'.", hint=f"name one: {word} best")
 
     def _split(
         self, context: Context, words: list[str], found: dict[str, Any], *, has_epoch: bool
@@ -372,8 +369,9 @@ def _is_target(context: Context, word: str) -> bool:
 
 
 def declared(name: str, kind: Any, details: Any, default: Any = None) -> inspect.Parameter:
-    """An argument or option as typer reads it: its type and its typer.Argument or typer.Option."""
+    """An argument or option as typer reads it: its type, and what typer or `option` made."""
     place = inspect.Parameter.KEYWORD_ONLY
+    details = details(name) if callable(details) else details
     return inspect.Parameter(name, place, default=default, annotation=Annotated[kind, details])
 
 
@@ -390,8 +388,9 @@ def _options(table: Any, chosen: Sequence[Any]) -> dict[str, inspect.Parameter]:
         elif not chosen or field.name in chosen:
             details = {key: value for key, value in field.metadata.items() if key != "fixed"}
             kind = details.pop("type", kinds[field.name]) | None
-            option = typer.Option(details.pop("names", flag(field.name)), **details)
-            found[field.name] = declared(f"option_{field.name}", kind, option)
+            names = details.pop("names", flag(field.name))
+            made = option(details.pop("help"), names, **details)
+            found[field.name] = declared(f"option_{field.name}", kind, made)
     return found
 
 

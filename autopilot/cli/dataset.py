@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autopilot.cli.arguments import Hparams
+from autopilot.cli.arguments import Hparams, option
 from autopilot.cli.context import Context, in_child
 from autopilot.cli.output import own_stdout
 from autopilot.cli.pages.listing import shorten_end
@@ -62,7 +62,7 @@ def list_(context: Context, sources: Sources = None, hparam: Hparams = None) -> 
 def show(
     context: Context,
     sources: Sources = None,
-    split: Annotated[str | None, typer.Option(help="Only this split of a TARGET.")] = None,
+    split: Annotated[str | None, option("Only this split of a TARGET.")] = None,
     count: Annotated[int, typer.Option("-n", min=1, help="So many items.")] = 3,
     hparam: Hparams = None,
 ) -> None:
@@ -95,19 +95,16 @@ def split(
     context: Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON Lines.")],
     shares: Annotated[
-        str, typer.Option(metavar="NAME=SHARE,...", help="The splits; the shares add up to 1.")
+        str, option("The splits; the shares add up to 1.", metavar="NAME=SHARE,...")
     ] = "train=0.6,val=0.2,test=0.2",
     by: Annotated[
-        str | None,
-        typer.Option(metavar="FIELD", help="Each value of it in the same proportion everywhere."),
+        str | None, option("Each value of it in the same proportion everywhere.", metavar="FIELD")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where the files go; FILE's if not given.")
+        Path | None, option("Where the files go; FILE's if not given.", metavar="FOLDER")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides who goes where.")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite files of an earlier split.")] = (
-        False
-    ),
+    seed: Annotated[int, option("Decides who goes where.")] = 0,
+    force: Annotated[bool, option("Overwrite files of an earlier split.")] = (False),
 ) -> None:
     """Split a file into train, val and test.
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from autopilot.cli import arguments
+from autopilot.cli.arguments import option
 from autopilot.cli.context import Context, in_child
 from autopilot.cli.output import own_stdout
 from autopilot.cli.pages import experiment as experiment_page
@@ -132,7 +133,7 @@ def compare(
 def delete(
     context: Context,
     name: Annotated[str, arguments.Word("NAME", "The experiment.", "name")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, option("Do not ask.", "-y")] = False,
 ) -> None:
     """Delete an experiment and all that belongs to it.
 
@@ -186,7 +187,7 @@ def decide(
     decision: Annotated[Choice, arguments.Word("DECISION", "promote or reject.")],
     name: arguments.Name = None,
     epoch: Annotated[
-        str, typer.Option(help="A number, best, last, tip, baseline, a tag or a commit.")
+        str, option("A number, best, last, tip, baseline, a tag or a commit.")
     ] = "best",
     reason: arguments.Reason = "",
     reviewer: arguments.Reviewer = "",

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from autopilot.cli.arguments import option
 from autopilot.cli.asking import Answers
 from autopilot.cli.context import Context
 from autopilot.command.options import TaskOptions, check_agent
@@ -33,22 +34,17 @@ def init(
         str, typer.Argument(metavar="FILE", help="The Python file to write.")
     ] = "optimize.py",
     *,
-    kind: Annotated[
-        Kind | None, typer.Option(help="The kind of system; asked for if not given.")
-    ] = None,
+    kind: Annotated[Kind | None, option("The kind of system; asked for if not given.")] = None,
     task: Annotated[TaskOptions, "eval", "metric", "edit", "tune", "guard", "agent"],
     options: Annotated[Options, "goal"],
     mode: Annotated[
-        Direction | None, typer.Option(help="Of the metric: whether more or less is better.")
+        Direction | None, option("Of the metric: whether more or less is better.")
     ] = None,
     data: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Texts with labels or answers: JSON Lines, CSV or TSV."),
+        str | None, option("Texts with labels or answers: JSON Lines, CSV or TSV.", metavar="FILE")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print FILE instead of writing it.")
-    ] = False,
+    force: Annotated[bool, option("Overwrite FILE.")] = False,
+    dry_run: Annotated[bool, option("Print FILE instead of writing it.")] = False,
 ) -> None:
     """Look at the repository, and write what to run.
 

@@ -6,9 +6,7 @@ import re
 from enum import StrEnum
 from typing import Annotated, cast
 
-import typer
-
-from autopilot.cli.arguments import Name, Word
+from autopilot.cli.arguments import Name, Word, option
 from autopilot.cli.context import Context
 from autopilot.cli.pages import experiment as experiment_page
 from autopilot.core.records.record import EpochOutcome
@@ -28,20 +26,16 @@ Asked = StrEnum("Asked", "kept rejected unchanged repeated failed refused blocke
 def query(
     context: Context,
     name: Name = None,
-    everywhere: Annotated[
-        bool, typer.Option("--all", help="Ask all experiments of the repository.")
-    ] = False,
-    strategy: Annotated[
-        str | None, typer.Option(help="Used, alone or together with others.")
-    ] = None,
-    outcome: Annotated[Asked | None, typer.Option(help="How it went.")] = None,
-    category: Annotated[str | None, typer.Option(help="What the feedback was about.")] = None,
-    node: Annotated[str | None, typer.Option(help="The module that it was about.")] = None,
+    everywhere: Annotated[bool, option("Ask all experiments of the repository.", "--all")] = False,
+    strategy: Annotated[str | None, option("Used, alone or together with others.")] = None,
+    outcome: Annotated[Asked | None, option("How it went.")] = None,
+    category: Annotated[str | None, option("What the feedback was about.")] = None,
+    node: Annotated[str | None, option("The module that it was about.")] = None,
     epochs: Annotated[
-        str | None, typer.Option(metavar="RANGE", help="Of these epochs: 7, 3-7, 3- or -7.")
+        str | None, option("Of these epochs: 7, 3-7, 3- or -7.", metavar="RANGE")
     ] = None,
     count: Annotated[
-        int | None, typer.Option("--max-count", "-n", min=1, help="Only the newest so many.")
+        int | None, option("Only the newest so many.", "--max-count", "-n", min=1)
     ] = None,
 ) -> None:
     """Show lessons: what was tried, how it went, and why.
@@ -88,10 +82,10 @@ def record(
     strategy: Strategy,
     outcome: Annotated[Learnt, Word("OUTCOME", "kept, rejected, unchanged, repeated or failed.")],
     name: Name = None,
-    summary: Annotated[str, typer.Option(help="What was done, in a sentence.")] = "",
-    reason: Annotated[str, typer.Option(help="Why it went so.")] = "",
-    category: Annotated[str, typer.Option(help="What it was about.")] = "",
-    node: Annotated[str, typer.Option(help="The module that it was about.")] = "",
+    summary: Annotated[str, option("What was done, in a sentence.")] = "",
+    reason: Annotated[str, option("Why it went so.")] = "",
+    category: Annotated[str, option("What it was about.")] = "",
+    node: Annotated[str, option("The module that it was about.")] = "",
 ) -> None:
     """Add a lesson by hand.
 
@@ -122,8 +116,8 @@ def record(
 def trends(
     context: Context,
     name: Name = None,
-    window: Annotated[int, typer.Option(min=1, help="How many of the latest epochs count.")] = 10,
-    ahead: Annotated[int, typer.Option(min=1, help="How many epochs to project.")] = 10,
+    window: Annotated[int, option("How many of the latest epochs count.", min=1)] = 10,
+    ahead: Annotated[int, option("How many epochs to project.", min=1)] = 10,
 ) -> None:
     """Show where the metric is going, and thanks to what.
 
@@ -159,9 +153,9 @@ def trends(
 def context(
     context: Context,
     name: Name = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many failures at most.")] = 5,
+    limit: Annotated[int, option("How many failures at most.", min=1)] = 5,
     strategy: Annotated[
-        list[str] | None, typer.Option(help="One more that the optimizer has; may be repeated.")
+        list[str] | None, option("One more that the optimizer has; may be repeated.")
     ] = None,
 ) -> None:
     """Show the knowledge that an optimizer gets before its next step.
@@ -181,7 +175,7 @@ def block(
     context: Context,
     strategy: Strategy,
     name: Name = None,
-    reason: Annotated[str, typer.Option(help="Why; the optimizer reads it.")] = "",
+    reason: Annotated[str, option("Why; the optimizer reads it.")] = "",
 ) -> None:
     """Forbid a strategy.
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from autopilot.cli import arguments, running
+from autopilot.cli.arguments import option
 from autopilot.cli.context import Context, in_child
 from autopilot.cli.output import own_stdout
 from autopilot.cli.workspace import report
@@ -65,7 +66,7 @@ def train(
         str | None,
         arguments.Word("TARGET", "Begins a new experiment, which -e may name.", "target"),
     ] = None,
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="So many, then stop.")] = 1,
+    epochs: Annotated[int, option("So many, then stop.", min=1)] = 1,
     seed: arguments.Seed = 0,
     hparam: arguments.Hparams = None,
     link: arguments.Links = None,
@@ -232,9 +233,7 @@ def set_hparams(
     pairs: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Arguments of the module.")
     ] = None,
-    unset: Annotated[
-        list[str] | None, typer.Option("--unset", metavar="KEY", help="Forget one.")
-    ] = None,
+    unset: Annotated[list[str] | None, option("Forget one.", metavar="KEY")] = None,
 ) -> None:
     """Set the hyperparameters that a project's new runs start with.
 

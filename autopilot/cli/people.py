@@ -16,9 +16,8 @@ import termios
 import time
 from typing import Annotated
 
-import typer
-
 from autopilot.cli import arguments
+from autopilot.cli.arguments import option
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
 from autopilot.core.callback import Callback, RunView
@@ -80,7 +79,7 @@ def pause(
     context: Context,
     name: arguments.Name = None,
     wait: Annotated[
-        bool, typer.Option("--wait/--no-wait", help="Wait until it has ended, or only ask for it.")
+        bool, option("Wait until it has ended, or only ask for it.", "--wait/--no-wait")
     ] = True,
 ) -> None:
     """End a run at its next safe point; resume goes on.
@@ -123,10 +122,9 @@ def pause(
 def review(
     context: Context,
     name: arguments.Name = None,
-    approve: Annotated[bool, typer.Option("--approve", help="Let it be measured.")] = False,
+    approve: Annotated[bool, option("Let it be measured.")] = False,
     refuse: Annotated[
-        str | None,
-        typer.Option("--refuse", metavar="WHY", help="Take it back; the agent reads why."),
+        str | None, option("Take it back; the agent reads why.", metavar="WHY")
     ] = None,
 ) -> None:
     """Approve or refuse the edit that a run holds.

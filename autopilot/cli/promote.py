@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import typer
-
-from autopilot.cli.arguments import DryRun, Epoch, EpochOrOption, Name, Reason, Reviewer
+from autopilot.cli.arguments import DryRun, Epoch, EpochOrOption, Name, Reason, Reviewer, option
 from autopilot.cli.context import Context, in_child
 from autopilot.cli.output import Output, own_stdout
 from autopilot.core.figures import figure
@@ -25,25 +23,13 @@ class Way:
     """The options on how an epoch gets into a branch."""
 
     into: Annotated[
-        str | None,
-        typer.Option(
-            "--into", metavar="BRANCH", help="The branch; where the experiment started if not."
-        ),
+        str | None, option("The branch; where the experiment started if not.", metavar="BRANCH")
     ] = None
-    squash: Annotated[
-        bool, typer.Option("--squash", help="As one commit; this is the default.")
-    ] = False
-    no_ff: Annotated[
-        bool, typer.Option("--no-ff", help="As a merge commit, with all steps behind it.")
-    ] = False
-    ff_only: Annotated[
-        bool, typer.Option("--ff-only", help="Move the branch to the experiment's own commit.")
-    ] = False
+    squash: Annotated[bool, option("As one commit; this is the default.")] = False
+    no_ff: Annotated[bool, option("As a merge commit, with all steps behind it.")] = False
+    ff_only: Annotated[bool, option("Move the branch to the experiment's own commit.")] = False
     policy: Annotated[
-        bool,
-        typer.Option(
-            "--policy", help="Load the module of your checkout and ask its policy, as it is now."
-        ),
+        bool, option("Load the module of your checkout and ask its policy, as it is now.")
     ] = False
 
     def method(self) -> Method:

@@ -6,9 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from autopilot.cli.arguments import LIMITS, Links, Live, Name, Reason
+from autopilot.cli.arguments import LIMITS, Links, Live, Name, Reason, option
 from autopilot.cli.context import Context
 from autopilot.cli.pages import proposal as proposal_page
 from autopilot.engine.options import Options
@@ -24,34 +22,24 @@ from autopilot.text import redact
 from autopilot.tracking.notebook import Notebook
 
 Push = Annotated[
-    bool,
-    typer.Option(
-        "--push", help="Push it, with the experiment's branch, tags and notes, by `git push`."
-    ),
+    bool, option("Push it, with the experiment's branch, tags and notes, by `git push`.")
 ]
-Remote = Annotated[
-    str | None,
-    typer.Option("--remote", metavar="NAME", help="Where to push; the branch's remote if not."),
-]
+Remote = Annotated[str | None, option("Where to push; the branch's remote if not.", metavar="NAME")]
 
 
 def create(
     context: Context,
     name: Name = None,
     onto: Annotated[
-        str | None,
-        typer.Option(
-            "--onto", metavar="BRANCH", help="What it is for; where the experiment started if not."
-        ),
+        str | None, option("What it is for; where the experiment started if not.", metavar="BRANCH")
     ] = None,
     body: Annotated[
-        Path | None,
-        typer.Option("--body", metavar="FILE", help="Write the pull request's text there."),
+        Path | None, option("Write the pull request's text there.", metavar="FILE")
     ] = None,
     push: Push = False,
     remote: Remote = None,
     open_: Annotated[
-        bool, typer.Option("--open", help="Push, and open the request with `gh` or `glab`.")
+        bool, option("Push, and open the request with `gh` or `glab`.", "--open")
     ] = False,
 ) -> None:
     """Build or update a review branch, and the request's text.
@@ -104,13 +92,10 @@ def create(
 def verify(
     context: Context,
     name: Name = None,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Measure each so often.")] = 1,
-    confidence: Annotated[
-        float, typer.Option("--confidence", min=0.5, max=0.999, help="Of the interval.")
-    ] = 0.95,
+    repeats: Annotated[int, option("Measure each so often.", min=1)] = 1,
+    confidence: Annotated[float, option("Of the interval.", min=0.5, max=0.999)] = 0.95,
     tolerance: Annotated[
-        float | None,
-        typer.Option("--tolerance", min=0.0, help="How far from the score on record is the same."),
+        float | None, option("How far from the score on record is the same.", min=0.0)
     ] = None,
     live: Live = False,
     link: Links = None,

@@ -9,9 +9,7 @@ import webbrowser
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
-from autopilot.cli.arguments import Epoch, MaybeEpoch, Name, Stat
+from autopilot.cli.arguments import Epoch, MaybeEpoch, Name, Stat, option
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
 from autopilot.cli.pages import epoch as epoch_page
@@ -32,23 +30,19 @@ def log(
     context: Context,
     name: Name = None,
     graph: Annotated[
-        bool,
-        typer.Option(
-            "--graph",
-            help="Draw the metric over the epochs, and over each number that is searched.",
-        ),
+        bool, option("Draw the metric over the epochs, and over each number that is searched.")
     ] = False,
     count: Annotated[
         int | None,
-        typer.Option(
+        option(
+            f"Only the last so many epochs; in a table {_SHOWN} unless given.",
             "--max-count",
             "-n",
             min=1,
-            help=f"Only the last so many epochs; in a table {_SHOWN} unless given.",
         ),
     ] = None,
-    show_all: Annotated[bool, typer.Option("--all", help="All epochs in the table.")] = False,
-    reverse: Annotated[bool, typer.Option("--reverse", help="Newest epoch first.")] = False,
+    show_all: Annotated[bool, option("All epochs in the table.", "--all")] = False,
+    reverse: Annotated[bool, option("Newest epoch first.")] = False,
 ) -> None:
     """Show the epochs of an experiment.
 
@@ -95,10 +89,9 @@ def show(
     stat: Stat = False,
     prompt: Annotated[
         bool,
-        typer.Option(
-            "--prompt",
-            help="Print its agent's prompts instead, whole; the instructions that are the same "
-            "before each are left out.",
+        option(
+            "Print its agent's prompts instead, whole; the instructions that are the same "
+            "before each are left out."
         ),
     ] = False,
 ) -> None:
@@ -216,22 +209,15 @@ def report(
     context: Context,
     name: Name = None,
     compare: Annotated[
-        tuple[str, str] | None,
-        typer.Option("--compare", metavar="A B", help="Two experiments in one page."),
+        tuple[str, str] | None, option("Two experiments in one page.", metavar="A B")
     ] = None,
-    md: Annotated[
-        bool, typer.Option("--md", help="A short summary in Markdown, on stdout without -o.")
-    ] = False,
+    md: Annotated[bool, option("A short summary in Markdown, on stdout without -o.")] = False,
     to: Annotated[
-        Path | None,
-        typer.Option("-o", "--output", metavar="FILE", help="Where; else in the git folder."),
+        Path | None, option("Where; else in the git folder.", "-o", "--output", metavar="FILE")
     ] = None,
-    open_it: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
-    serve: Annotated[
-        bool,
-        typer.Option("--serve", help="Keep it up to date in the browser, until Ctrl-C."),
-    ] = False,
-    port: Annotated[int, typer.Option(min=0, help="Of --serve; a free one unless given.")] = 0,
+    open_it: Annotated[bool, option("Open it in the browser.", "--open")] = False,
+    serve: Annotated[bool, option("Keep it up to date in the browser, until Ctrl-C.")] = False,
+    port: Annotated[int, option("Of --serve; a free one unless given.", min=0)] = 0,
 ) -> None:
     """Write an experiment as a page to read in a browser.
 
@@ -252,9 +238,9 @@ def report(
         raise UsageError(f"--compare and {extra} do not go together", hint="leave one of them out")
     if md and open_it:
         raise UsageError("--md and --open do not go together", hint="leave one of them out")
-    for option, is_given in (("--md", md), ("--compare", compare), ("-o", to)):
+    for other, is_given in (("--md", md), ("--compare", compare), ("-o", to)):
         if serve and is_given:
-            raise UsageError(f"--serve and {option} do not go together", hint="leave one out")
+            raise UsageError(f"--serve and {other} do not go together", hint="leave one out")
     if serve:
         _serve(context, name, port, open_it=open_it)
         return

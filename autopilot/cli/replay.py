@@ -9,9 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from autopilot.cli.arguments import LIMITS, Links, Word
+from autopilot.cli.arguments import LIMITS, Links, Word, option
 from autopilot.cli.context import Context
 from autopilot.cli.output import FAILED, INTERRUPTED, Output
 from autopilot.cli.pages import replay as replay_page
@@ -46,32 +44,26 @@ def replay(
     name: Annotated[str | None, _NAMED] = None,
     level: Annotated[
         Level,
-        typer.Option(
-            help="metrics: evaluate the kept states again; full: also loss, backward and optimizer."
-        ),
+        option("metrics: evaluate the kept states again; full: also loss, backward and optimizer."),
     ] = Level.metrics,
     epochs: Annotated[
-        str | None,
-        typer.Option(metavar="LIST", help="Which epochs, rejected ones too: 0,3-5,best."),
+        str | None, option("Which epochs, rejected ones too: 0,3-5,best.", metavar="LIST")
     ] = None,
-    best_only: Annotated[bool, typer.Option("--best-only", help="Only the best epoch.")] = False,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Evaluations side by side.")] = 1,
+    best_only: Annotated[bool, option("Only the best epoch.")] = False,
+    jobs: Annotated[int, option("Evaluations side by side.", "-j", min=1)] = 1,
     tolerance: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="N|NAME=SHARE",
-            help="By how much a metric may differ; or one metric, by a share of its value, as in "
+        option(
+            "By how much a metric may differ; or one metric, by a share of its value, as in "
             "latency=0.2. May be repeated.",
+            metavar="N|NAME=SHARE",
         ),
     ] = None,
     live: Annotated[
-        bool,
-        typer.Option("--live", help="Ask models anew, and let the evaluation use the network."),
+        bool, option("Ask models anew, and let the evaluation use the network.")
     ] = False,
     link: Links = None,
-    junit: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the outcome as JUnit XML.")
-    ] = None,
+    junit: Annotated[Path | None, option("Write the outcome as JUnit XML.", metavar="FILE")] = None,
     *,
     limits: Annotated[Options, *LIMITS],
 ) -> int:

@@ -9,11 +9,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from autopilot import audit
 from autopilot.ai.prices import use_prices
 from autopilot.cli import arguments
+from autopilot.cli.arguments import option
 from autopilot.cli.context import Context
 from autopilot.cli.output import FAILED, INTERRUPTED, Output, guarded, own_stdout
 from autopilot.cli.pages.progress import ChildReporter, Reporter
@@ -44,8 +43,7 @@ _MORE_TIME = " --budget-seconds N"
 
 
 Notify = Annotated[
-    str | None,
-    typer.Option(metavar="CMD", help="Run it in a shell at the end: AUTOPILOT_STATE says how."),
+    str | None, option("Run it in a shell at the end: AUTOPILOT_STATE says how.", metavar="CMD")
 ]
 
 
@@ -103,8 +101,7 @@ def run(
     dry_run: arguments.DryRun = False,
     notify: Notify = None,
     write: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Without Python: write the run as a module instead."),
+        str | None, option("Without Python: write the run as a module instead.", metavar="FILE")
     ] = None,
 ) -> int:
     """Optimize TARGET in git.

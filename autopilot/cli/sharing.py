@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from autopilot.cli.arguments import NAME_OPTION, experiment_names
+from autopilot.cli.arguments import NAME_OPTION, experiment_names, option
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
 from autopilot.errors import ExperimentError, UsageError
@@ -30,9 +30,7 @@ Names = Annotated[
     ),
 ]
 Named = Annotated[str | None, NAME_OPTION]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would happen; change nothing on either side.")
-]
+DryRun = Annotated[bool, option("Say what would happen; change nothing on either side.")]
 
 
 def push(
@@ -172,10 +170,7 @@ HookNames = Annotated[
     ),
 ]
 Force = Annotated[
-    bool,
-    typer.Option(
-        "--force", help="Also in a folder that your repositories share, or over edited scripts."
-    ),
+    bool, option("Also in a folder that your repositories share, or over edited scripts.")
 ]
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import typer
-
 from autopilot.cli import arguments
+from autopilot.cli.arguments import option
 from autopilot.cli.context import Context
 from autopilot.cli.experiment import write_decision
 from autopilot.cli.output import Output
@@ -30,9 +29,7 @@ _STATE = arguments.Word(
 def snapshot(
     context: Context,
     name: arguments.Name = None,
-    message: Annotated[
-        str, typer.Option("--message", "-m", help="What it is; written into the commit.")
-    ] = "",
+    message: Annotated[str, option("What it is; written into the commit.", "-m")] = "",
 ) -> None:
     """Keep your checkout's parameters as a commit; print its id.
 
@@ -65,9 +62,7 @@ def checkout(
     context: Context,
     state: Annotated[str, _STATE],
     name: arguments.Name = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace uncommitted content too; a snapshot keeps it.")
-    ] = False,
+    force: Annotated[bool, option("Replace uncommitted content too; a snapshot keeps it.")] = False,
 ) -> None:
     """Set your checkout's parameters to an epoch's content, exactly.
 
@@ -146,7 +141,7 @@ def log(
     context: Context,
     name: arguments.Name = None,
     count: Annotated[
-        int | None, typer.Option("--max-count", "-n", min=1, help="Only the newest so many.")
+        int | None, option("Only the newest so many.", "--max-count", "-n", min=1)
     ] = None,
 ) -> None:
     """List every commit, state, tag and snapshot.
@@ -223,7 +218,7 @@ def branch(
     new: Annotated[str, arguments.Word("NEWNAME", "The new experiment's name.")],
     name: arguments.Name = None,
     state: Annotated[
-        str, typer.Option("--from", metavar="EPOCH", help="The epoch to start from, kept or not.")
+        str, option("The epoch to start from, kept or not.", "--from", metavar="EPOCH")
     ] = "best",
     idea: arguments.Idea = "",
     hypothesis: arguments.Hypothesis = "",
@@ -251,8 +246,7 @@ def merge(
     other: Annotated[str, arguments.Word("OTHER", "The experiment to merge into it.")],
     name: arguments.Name = None,
     new: Annotated[
-        str | None,
-        typer.Option("--as", metavar="NEWNAME", help="The new one's name; NAME-merged-1 if not."),
+        str | None, option("The new one's name; NAME-merged-1 if not.", "--as", metavar="NEWNAME")
     ] = None,
     idea: arguments.Idea = "",
     hypothesis: arguments.Hypothesis = "",

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from autopilot.cli import arguments
+from autopilot.cli.arguments import option
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
 from autopilot.cli.pages.epoch import printed
@@ -41,14 +42,10 @@ def collect(
     name: arguments.Name = None,
     target: arguments.NameOrTarget = None,
     epoch: arguments.MaybeEpochOrOption = None,
-    now: Annotated[
-        bool, typer.Option("--now", help="Measure the epoch's state instead of reading notes.")
-    ] = False,
+    now: Annotated[bool, option("Measure the epoch's state instead of reading notes.")] = False,
     live: arguments.Live = False,
     split: arguments.Split = arguments.Scored.val,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="JSON Lines; stdout if not.")
-    ] = None,
+    out: Annotated[Path | None, option("JSON Lines; stdout if not.", "-o", metavar="FILE")] = None,
     hparam: arguments.Hparams = None,
     link: arguments.Links = None,
     *,
@@ -249,9 +246,7 @@ def heatmap(
     context: Context,
     name: arguments.Name = None,
     split: arguments.Split = arguments.Scored.val,
-    nodes: Annotated[
-        bool, typer.Option("--nodes", help="Modules by epochs: how much feedback each got.")
-    ] = False,
+    nodes: Annotated[bool, option("Modules by epochs: how much feedback each got.")] = False,
     count: Annotated[int, typer.Option("-n", min=1, help="At most so many rows.")] = 40,
 ) -> None:
     """Draw items by epochs, the most often failing first; or modules by epochs.

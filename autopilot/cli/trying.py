@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields, replace
 from typing import Annotated, Any
 
-import typer
-
 from autopilot.ai.prices import use_prices
 from autopilot.cli import arguments, running
+from autopilot.cli.arguments import option
 from autopilot.cli.context import Context
 from autopilot.cli.output import INTERRUPTED, Output, own_stdout
 from autopilot.cli.pages import trying as pages
@@ -42,11 +41,14 @@ _TASK = tuple(f.name for f in fields(TaskOptions) if f.name not in _AGENTS)
 _CHANGEABLE = tuple(name for name in _STARTED_WITH if name in CHANGEABLE)
 Name = Annotated[
     str | None,
-    typer.Option(
-        "--slug", "-e", metavar="NAME", autocompletion=arguments.experiment_names,
-        help="The experiment; the one that is open here if not given.",
+    option(
+        "The experiment; the one that is open here if not given.",
+        "--slug",
+        "-e",
+        metavar="NAME",
+        autocompletion=arguments.experiment_names,
     ),
-]  # fmt: skip
+]
 
 
 def edit(
@@ -54,23 +56,23 @@ def edit(
     slug: Name = None,
     message: Annotated[
         str | None,
-        typer.Option(
-            "--message", "-m", metavar="TEXT",
-            help="What you changed: measure it, and keep it or take it back. In 'cache: smaller', "
+        option(
+            "What you changed: measure it, and keep it or take it back. In 'cache: smaller', "
             "cache is its strategy.",
+            "-m",
+            metavar="TEXT",
         ),
     ] = None,
     undo: Annotated[
         bool,
-        typer.Option(
-            "--undo",
-            help="Take back what you edited since the last verdict; without such edits, the last "
-            "kept one.",
+        option(
+            "Take back what you edited since the last verdict; without such edits, the last "
+            "kept one."
         ),
     ] = False,
     *,
     changes: Annotated[Options, *_CHANGEABLE],
-) -> int:  # fmt: skip
+) -> int:
     """Edit by hand, and let it be measured, kept or taken back.
 
     `start` measures the baseline and prints where to edit. After each edit, -m measures it as an
@@ -186,7 +188,7 @@ def brief(
     context: Context,
     slug: Name = None,
     max_chars: Annotated[
-        int, typer.Option(metavar="N", min=2000, help="The largest number of characters.")
+        int, option("The largest number of characters.", metavar="N", min=2000)
     ] = 20_000,
     *,
     changes: Annotated[Options, *_CHANGEABLE],

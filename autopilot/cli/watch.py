@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
-from autopilot.cli.arguments import Name
+from autopilot.cli.arguments import Name, option
 from autopilot.cli.context import Context
 from autopilot.cli.pages.listing import chart
 from autopilot.cli.pages.progress import STYLES
@@ -30,9 +28,7 @@ Styled = tuple[str, str]
 def watch(
     context: Context,
     name: Name = None,
-    every: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.1, help="Look so often for news.")
-    ] = 0.5,
+    every: Annotated[float, option("Look so often for news.", metavar="SECONDS", min=0.1)] = 0.5,
 ) -> None:
     """Watch a run as it goes on, on the whole terminal.
 

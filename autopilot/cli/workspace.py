@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from autopilot.cli.arguments import option
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output, own_stdout
 from autopilot.cli.pages import listing as pages
@@ -316,9 +317,7 @@ def doctor(context: Context) -> int:
 
 def gc(
     context: Context,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", "-n", help="Say what would be removed, change nothing.")
-    ] = False,
+    dry_run: Annotated[bool, option("Say what would be removed, change nothing.", "-n")] = False,
 ) -> int:
     """Remove what killed runs left behind, and pack the repository.
 
