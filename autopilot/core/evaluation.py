@@ -14,7 +14,7 @@ from autopilot.audit import run_here
 from autopilot.core import graph
 from autopilot.core.exchanges import GivenItems
 from autopilot.core.failures import Failures
-from autopilot.core.interpreter import Aside, Jobs
+from autopilot.core.interpreter import Aside, Jobs, leave, seed_everything, seed_of
 from autopilot.core.items import FreshBatches, SplitIds, copied
 from autopilot.core.loss import Loss
 from autopilot.core.outages import side_by_side
@@ -22,7 +22,6 @@ from autopilot.core.progress import Death, Position
 from autopilot.core.records.record import ProgressNote
 from autopilot.core.run import Run, current_run, is_infrastructure, say
 from autopilot.core.scoring import Scoring
-from autopilot.core.seeding import leave, seed_everything, seed_of
 from autopilot.core.signatures import check_awaited
 from autopilot.core.types import Datum, as_datum, digest
 from autopilot.errors import EmptySplitError, EvaluationError, NoMoreCallsError, UsageError

@@ -14,6 +14,7 @@ from autopilot.core.comparison import EpochView
 from autopilot.core.evaluation import Evaluator
 from autopilot.core.figures import wish
 from autopilot.core.gradient import TextGradient
+from autopilot.core.interpreter import seed_everything
 from autopilot.core.measured import Measured, SplitMetrics, measure_often, measure_once
 from autopilot.core.noise import DefaultPolicy, noise_sentence
 from autopilot.core.optimizer import Step
@@ -21,7 +22,6 @@ from autopilot.core.outages import Outages, infrastructure_in
 from autopilot.core.policy import Decision
 from autopilot.core.records.record import TOGETHER, StepRecord
 from autopilot.core.run import Run
-from autopilot.core.seeding import seed_everything
 from autopilot.core.setup_checks import Setup, check_gates
 from autopilot.core.signatures import check_awaited
 from autopilot.core.stopping import Budget, target_line

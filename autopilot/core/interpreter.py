@@ -1,10 +1,18 @@
-"""The processes that evaluate: an interpreter that has seen one state, and one for each item."""
+"""The processes that evaluate: an interpreter that has seen one state, and one for each item.
+
+And their chance: the global generators of `random`, numpy and torch, whenever imported.
+"""
 
 from __future__ import annotations
 
-import importlib.machinery
+import hashlib
+import random
+import sys
 from collections.abc import Callable, Sequence
 from enum import StrEnum
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, all_suffixes
+from types import ModuleType
 from typing import Protocol
 
 from autopilot.core.failures import Failures
@@ -13,7 +21,7 @@ from autopilot.core.types import Datum
 
 Aside = tuple[Failures, list[str], list[str]]
 """Beside an item's result: its failures, and the run's further notes and violations."""
-_IMPORTABLE = tuple(importlib.machinery.all_suffixes())
+_IMPORTABLE = tuple(all_suffixes())
 
 
 class Fresh(StrEnum):
@@ -80,3 +88,79 @@ def is_importable(name: str) -> bool:
     A script without such an ending, or text that is executed, is not known by its name.
     """
     return name.endswith(_IMPORTABLE)
+
+
+# --- seeds --------------------------------------------------------------------------------------
+
+# Module to the function that seeds its global generator.
+_SEEDERS = {"numpy": "random.seed", "torch": "manual_seed"}
+
+
+def seed_everything(*parts: object) -> None:
+    """Seeds the global generators from the parts.
+
+    Those of numpy and torch too; where one is not imported yet, as soon as it is, until `leave`.
+    """
+    # Not hash(): it differs between processes, and a resumed run needs the same chance.
+    text = "/".join(str(part) for part in parts)
+    number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
+    random.seed(number)
+    _late.number = number
+    for name in _SEEDERS:
+        _seed(name, number)
+    if _late not in sys.meta_path and not all(name in sys.modules for name in _SEEDERS):
+        sys.meta_path.insert(0, _late)
+
+
+def seed_of(seed: int, repeat: int) -> int:
+    """The seed of a repeated measurement; the first has the experiment's own.
+
+    >>> seed_of(7, 0), seed_of(7, 1) == seed_of(7, 2)
+    (7, False)
+    """
+    if repeat == 0:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed}/repeat/{repeat}".encode()).digest()[:4], "big")
+
+
+def leave() -> None:
+    """Ends `seed_everything`: modules imported from now on are not seeded."""
+    if _late in sys.meta_path:
+        sys.meta_path.remove(_late)
+
+
+def _seed(name: str, number: int) -> None:
+    function: object = sys.modules.get(name)
+    for part in _SEEDERS[name].split("."):
+        # A user's own module may have that name, and one may be in the middle of its import.
+        function = getattr(function, part, None)
+    if callable(function):
+        function(number)
+
+
+class _Late(MetaPathFinder):
+    """Finds the modules that have a generator as the other finders do, and seeds them at once."""
+
+    number = 0
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name not in _SEEDERS:
+            return None
+        others = (finder for finder in sys.meta_path if finder is not self)
+        found = (finder.find_spec(name, path, target) for finder in others)
+        spec = next((spec for spec in found if spec is not None), None)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_seed(module: ModuleType) -> None:
+                execute(module)
+                _seed(name, self.number)
+
+            # The module keeps its own loader, as resources and tracebacks ask it for files.
+            spec.loader.exec_module = execute_and_seed  # type: ignore[method-assign]  # this one's
+        return spec
+
+
+_late = _Late()

@@ -22,12 +22,12 @@ from autopilot.core.evaluation import Evaluator, batches
 from autopilot.core.experiment import Experiment
 from autopilot.core.figures import figures
 from autopilot.core.graph import no_grad
+from autopilot.core.interpreter import seed_of
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.noise import FEWEST_GAINS, compare
 from autopilot.core.progress import Position
 from autopilot.core.run import Run
 from autopilot.core.scoring import ItemMean
-from autopilot.core.seeding import seed_of
 from autopilot.core.statistics import gain_of
 from autopilot.core.types import Cost, Datum, Gain, Noise, count_outcomes
 from autopilot.core.writing import recorded_passes

@@ -27,7 +27,7 @@ from autopilot.core.callback import Callback, RunView
 from autopilot.core.comparison import keyed
 from autopilot.core.experiment import Experiment
 from autopilot.core.fit import Fit
-from autopilot.core.interpreter import Interpreter
+from autopilot.core.interpreter import Interpreter, seed_of
 from autopilot.core.loop import EpochLoop, Loop
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.records.record import (
@@ -38,7 +38,6 @@ from autopilot.core.records.record import (
     Record,
     StepRecord,
 )
-from autopilot.core.seeding import seed_of
 from autopilot.core.stopping import Budget
 from autopilot.core.store import InMemoryStore
 from autopilot.core.trying import TryLoop

@@ -9,6 +9,7 @@ from autopilot.ai.model.recording import request_key
 from autopilot.core.aggregates import Latency, Quantile
 from autopilot.core.comparison import EpochView, Monitored, averaged
 from autopilot.core.experiment import Experiment
+from autopilot.core.interpreter import seed_of
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.noise import DefaultPolicy, SignificantImprovement, compare, noise_sentence
 from autopilot.core.optimizer import Optimizer, Step
@@ -16,7 +17,6 @@ from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Policy, decide
 from autopilot.core.records.record import LlmRecord, MetricsRecord, TraceRecord
 from autopilot.core.run import Run, current_run, running
-from autopilot.core.seeding import seed_of
 from autopilot.core.statistics import resolution
 from autopilot.core.stopping import Budget
 from autopilot.core.store import InMemoryStore

@@ -9,9 +9,9 @@ import pytest
 
 from autopilot.core.evaluation import Evaluator, as_batch
 from autopilot.core.experiment import Experiment
+from autopilot.core.interpreter import leave, seed_everything
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.progress import Position
-from autopilot.core.seeding import leave, seed_everything
 from autopilot.core.types import Datum
 
 
@@ -142,7 +142,7 @@ def test_numpy_itself():
 
     program = """
         import random, sys
-        from autopilot.core.seeding import seed_everything
+        from autopilot.core.interpreter import seed_everything
         if len(sys.argv) > 1:
             import numpy
         seed_everything("a", 1)
