@@ -312,11 +312,7 @@ def check_callback(callback: object) -> Callback:
 
 
 def check_moments(owner: object) -> None:
-    """Looks at the `on_*` methods of a callback or a module.
-
-    Raises:
-        UsageError: one would never be called, and it names the likely one; or cannot be.
-    """
+    """Raises a UsageError where an `on_*` method would never be called, or cannot be."""
     for name in dir(type(owner)):
         if name.startswith("on_") and name not in HOOKS and callable(getattr(type(owner), name)):
             near = difflib.get_close_matches(name, HOOKS, 1)

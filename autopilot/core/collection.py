@@ -277,11 +277,7 @@ ByName = Mapping[str, Accumulator | MetricCollection]
 
 
 def update_all(metrics: ByName, data: Datum) -> None:
-    """Updates metrics by name.
-
-    Raises:
-        MetricError: a metric raised; the message says which, and where in the user's code.
-    """
+    """Updates metrics by name; a MetricError says which one raised, and where."""
     for name, metric in metrics.items():
         try:
             metric.update(data)

@@ -217,11 +217,7 @@ def callbacks_of(module: AutoPilotModule) -> list[Callback]:
 
 
 def check_window(accumulate: object) -> None:
-    """Looks at `accumulate_grad_batches`.
-
-    Raises:
-        UsageError: it is no whole number, or less than 1.
-    """
+    """Raises a UsageError if `accumulate_grad_batches` is no whole number, or less than 1."""
     if accumulate is not None and (not isinstance(accumulate, int) or accumulate < 1):
         raise UsageError(
             f"accumulate_grad_batches must be a whole number, at least 1, not {accumulate!r}",

@@ -45,8 +45,6 @@ class Evaluator:
             for systems that wait on the network. Chance drawn from `random` is not repeatable
             then, since the threads share it.
         loss: Scores the items that the module left unscored.
-        scoring: Converts the numbers of items.
-        failures: Counts the items that failed.
     """
 
     def __init__(

@@ -220,7 +220,8 @@ class GivenItems:
             return ""
         # By how they begin: a search for each block would take a second where all is much.
         places = defaultdict[str, list[int]](list)
-        for at in _word_starts(after):
+        words = _WORD.findall(after.casefold())
+        for at in accumulate(map(len, words), initial=0):
             places[new[at : at + SHORT_INPUT]].append(at)
 
         def is_copied(block: str) -> bool:
@@ -231,7 +232,8 @@ class GivenItems:
         owners, hits = defaultdict[str, set[str]](set), list[tuple[str, str, set[str], Any]]()
         for split, items in self._items.items():
             for name, *payload in zip(*items, strict=True):
-                if here := set(filter(is_copied, _blocks_of(*payload))):
+                own = [value for key, value in payload[0].items() if key.lower() in _GIVEN]
+                if here := set(filter(is_copied, _blocks_in([*own, *payload[1].values()]))):
                     hits.append((split, name, here, payload))
                     for block in here:
                         owners[block].add(name)
@@ -294,11 +296,6 @@ def letters(text: str) -> str:
     return "".join(_WORD.findall(text.casefold()))
 
 
-def _word_starts(text: str) -> Iterator[int]:
-    """Where each word begins among the letters of a text."""
-    return accumulate(map(len, _WORD.findall(text.casefold())), initial=0)
-
-
 @lru_cache(maxsize=1 << 16)
 def _blocks(text: str) -> tuple[str, ...]:
     """A text's letters, in parts that begin with a word."""
@@ -308,11 +305,6 @@ def _blocks(text: str) -> tuple[str, ...]:
         blocks[-1] += word
     least = SHORT_INPUT if len(blocks) == 1 else SURE_INPUT  # a rest says little
     return tuple(block for block in blocks if len(block) >= least)
-
-
-def _blocks_of(result: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    own = [value for name, value in result.items() if name.lower() in _GIVEN]
-    return _blocks_in([*own, *given.values()])
 
 
 def _blocks_in(values: Iterable[Any]) -> list[str]:

@@ -494,13 +494,7 @@ class Experiment(History):
         Raises:
             ExperimentError: the epoch was not kept.
         """
-        tags, wanted = self.store.tags(), self.best_epoch if epoch is None else epoch
-        if wanted not in tags:
-            kept = ", ".join(map(str, sorted(tags))) or "none yet"
-            raise ExperimentError(
-                f"epoch {wanted} of {self.slug} was not kept", hint=f"kept: {kept}"
-            )
-        self.store.restore(tags[wanted])
+        self.store.checkout(self.best_epoch if epoch is None else epoch)
         self._state = self.store.state()
 
     @contextmanager

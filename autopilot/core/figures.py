@@ -100,11 +100,7 @@ def direction_words(mode: str) -> str:
 
 
 def check_mode(mode: str | None, where: str) -> str | None:
-    """A direction as the user gives it.
-
-    Raises:
-        UsageError: it is neither "max" nor "min".
-    """
+    """A direction as the user gives it; raises a UsageError if it is neither "max" nor "min"."""
     if mode not in ("max", "min", None):
         raise UsageError(f"{where} is {mode!r}", hint='set mode = "max" or mode = "min"')
     return mode

@@ -203,11 +203,7 @@ class Fit(Run):
             self.seen.add(data, batch)
 
     def backward(self) -> None:
-        """Turns the gathered feedback into gradients.
-
-        Raises:
-            StateError: JSON would change a callback's state: the step could not be recorded.
-        """
+        """Turns the gathered feedback into gradients; raises as `check_states`."""
         check_states({"callbacks": self.hooks.states()})  # before the step is paid
         self._attempt(self.loss.backward, self.loss.mark(self.module.parameters()))
 

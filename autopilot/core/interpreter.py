@@ -47,10 +47,7 @@ class Interpreter:
         self._why = why
 
     def check(self, state: str) -> str:
-        """Called before each evaluation.
-
-        Args:
-            state: The parameters' state that is measured.
+        """Called before each evaluation of a state of the parameters.
 
         Returns:
             Why the state cannot be imported: the error of each of its items; "" if it can.

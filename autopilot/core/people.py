@@ -117,14 +117,12 @@ class People:
         """
         self._hear()
         new = {name: word for name, word in self._words.items() if name not in self._given}
-        is_fixed = is_fixed or new.keys() <= known.keys() or self._is_answered(epoch, step)
+        asked = [call for call in self._store.calls() if (call.epoch, call.step) == (epoch, step)]
+        is_answered = any("lost" not in call.reply for call in asked)
+        is_fixed = is_fixed or new.keys() <= known.keys() or is_answered
         self._own = known if is_fixed else new
         self._is_read, self._in_step = False, True
         return self._own
-
-    def _is_answered(self, epoch: int, step: int) -> bool:
-        calls = self._store.calls()
-        return any((c.epoch, c.step) == (epoch, step) and "lost" not in c.reply for c in calls)
 
     def wishes(self) -> tuple[str, ...]:
         """The words for the step in progress, oldest first; reading binds them to it."""
@@ -179,11 +177,7 @@ class People:
 
 
 def reviewed(decision: str, reason: str, reviewer: str, record: StepRecord, revision: str) -> Event:
-    """A person's decision on a step's edit, before it is measured.
-
-    Args:
-        record: The step's record.
-        revision: The edit.
+    """A person's decision on a step's edit, a revision, before it is measured.
 
     Raises:
         UsageError: it is neither "approve" nor "refuse", or a refusal without a reason.

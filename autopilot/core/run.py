@@ -180,17 +180,7 @@ class Run:
         undo: Callable[[], object] = lambda: None,
         progress: Callable[[], int] = lambda: 0,
     ) -> T:
-        """Does the work, again and again while a service that it needs does not answer.
-
-        Args:
-            work: May be called several times: model calls that were answered are not paid twice.
-            undo: Takes back what a failed attempt changed.
-            progress: See `Outages.wait_out`; calls that were answered count too.
-
-        Raises:
-            OutageError: it does not answer; what is recorded stays, and the run can be resumed.
-            BudgetExceededError: the time is up.
-        """
+        """As `Outages.wait_out`; model calls that were answered count as progress."""
         return self.outages.wait_out(
             work,
             undo=undo,
@@ -215,11 +205,7 @@ class Run:
             self.repeat = 0
 
     def put_back(self) -> None:
-        """Undoes changes beside the parameters, and records the attempts as violations.
-
-        Raises:
-            ConfinementError: the user's own files were changed: they are left as they are.
-        """
+        """Records as violations what `Guard.put_back` undoes; raises as that."""
         self.experiment.violations += self.experiment.guard.put_back()
 
     def charge_recorded(self, call: LlmRecord) -> None:

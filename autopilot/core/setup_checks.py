@@ -130,11 +130,7 @@ def split_notes(loaders: Mapping[str, Any]) -> list[str]:
 
 
 def check_gates(policy: Policy, metrics: Metrics, monitor: str) -> None:
-    """Looks at the metrics that gates read, once a split is measured for the first time.
-
-    Raises:
-        UsageError: one does not exist; it names those that there are.
-    """
+    """Raises a UsageError if gates read metrics that do not exist, once a split is measured."""
     for gate, split, metric in _reads(policy):
         name, there = monitor if metric is None else metric, metrics.get(split, {})
         if there and name not in there:
@@ -201,11 +197,7 @@ def forecast(
     policy: Policy | None,
     monitor: str | None,
 ) -> str:
-    """The parts that `fit` would work with, in words. Calls configure_* methods; runs nothing.
-
-    Raises:
-        AutopilotError: fit would refuse it; see `check_setup`.
-    """
+    """The parts that `fit` would work with, in words; runs nothing. Raises as `check_setup`."""
     loaders: dict[str, Iterable[Any] | None] = {}
     if datamodule is not None:
         data = f"data from {type(datamodule).__name__} (not set up)"

@@ -24,7 +24,7 @@ from autopilot.core.items import leakage_notes
 from autopilot.core.loop import EpochLoop, Loop
 from autopilot.core.loss import Loss
 from autopilot.core.measured import Measured, SplitMetrics, measure, test_gain, unscored
-from autopilot.core.module import AutoPilotModule
+from autopilot.core.module import AutoPilotModule, name_parameters
 from autopilot.core.outages import MAX_WAIT_S, Outages, transient_errors_of
 from autopilot.core.parameter import spaces_of
 from autopilot.core.people import Paused
@@ -452,8 +452,7 @@ class Trainer(RunView):
         Raises:
             UsageError: no direction is stated, or a callback has a method that is never called.
         """
-        for name, parameter in module.named_parameters():
-            parameter.name = name
+        name_parameters(module)
         run = self.run
         callbacks = [*map(LoggerCallback, self.loggers), *self.callbacks, *callbacks_of(module)]
         run.hooks = Hooks(self, module, callbacks)

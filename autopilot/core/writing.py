@@ -79,11 +79,7 @@ def step_record(
     *,
     changed: bool,
 ) -> StepRecord:
-    """One optimizer step, with the gradients that led to it.
-
-    Raises:
-        StateError: JSON would change the optimizer's state.
-    """
+    """One optimizer step, with the gradients that led to it; raises as `check_states`."""
     step, state = step or Step(), optimizer.state_dict()
     check_states({"optimizer": state})
     graded = [parameter for parameter in optimizer.parameters if parameter.grad is not None]
@@ -122,11 +118,7 @@ def val_record(
     restarts: tuple[int, float] = (0, 0.0),
     values: Mapping[str, bool | int | float | str],
 ) -> MetricsRecord:
-    """The verdict on an epoch with all that led to it.
-
-    Raises:
-        StateError: JSON would change one of the states.
-    """
+    """The verdict on an epoch with all that led to it; raises as `check_states`."""
     check_states(state)
     kept, value = decision.kept, _finite(view.value)
     return MetricsRecord(

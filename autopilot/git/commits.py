@@ -71,11 +71,7 @@ def commit(repo: Repository, *, tree: str, parents: Sequence[str], message: str)
 
 
 def check_signing(repo: Repository, parent: str) -> None:
-    """Tries the key that tags are to be signed with, on a commit that nothing will refer to.
-
-    Raises:
-        GitCommandError: it does not sign.
-    """
+    """Raises a GitCommandError if the key for tags does not sign, tried on a commit of no ref."""
     if repo.config_bool("tag.gpgsign") and not repo.config_bool("commit.gpgsign"):
         tree = read_commit(repo, parent).tree
         try:

@@ -80,11 +80,7 @@ def write_blob(repo: Repository, data: bytes) -> str:
 
 
 def read_blob(repo: Repository, oid: str) -> bytes:
-    """The bytes of a blob.
-
-    Raises:
-        RepositoryError: there is no such object, or it is no blob.
-    """
+    """The bytes of a blob; raises a RepositoryError if there is no blob of that id."""
     with translated(f"cannot read blob {oid}"):
         kind, data = repo.pygit.read(pygit2.Oid(hex=oid))
         if kind != ObjectType.BLOB:

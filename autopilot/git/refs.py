@@ -34,13 +34,7 @@ def read_ref(repo: Repository, name: str) -> str | None:
 
 
 def create_ref(repo: Repository, name: str, oid: str, log: str) -> None:
-    """Creates a ref that does not exist; `log` is what the reflog says.
-
-    Raises:
-        RefMovedError: it exists.
-        SlugError: another ref's name is in the way: `a` and `a/b` cannot both exist.
-        RepositoryError: it cannot be written.
-    """
+    """Creates a ref that does not exist; `log` is what the reflog says. Raises as `created`."""
     target, line = pygit2.Oid(hex=oid), log_line(log)
     # libgit2 looks before it takes its own lock: of two, the second would replace the first's.
     with created(repo, name), one_at_a_time(repo.common_dir / "refs"):
@@ -59,12 +53,7 @@ def update_ref(repo: Repository, name: str, new: str, expected: str, log: str) -
 
 
 def delete_ref(repo: Repository, name: str, expected: str) -> None:
-    """Deletes a ref if it is where it is expected.
-
-    Raises:
-        RefMovedError: it is elsewhere, or gone.
-        RepositoryError: it cannot be written.
-    """
+    """Deletes a ref if it is where it is expected; raises as `update_ref`."""
     with _swapped(repo, name, expected) as reference:
         when_unlocked(reference.delete)
 
@@ -123,8 +112,8 @@ def created(repo: Repository, name: str) -> Iterator[None]:
 
     Raises:
         RefMovedError: it exists.
-        SlugError: another ref's name is in the way.
-        RepositoryError: another reason.
+        SlugError: another ref's name is in the way: `a` and `a/b` cannot both exist.
+        RepositoryError: it cannot be written for another reason.
     """
     try:
         yield

@@ -350,9 +350,3 @@ def deepen(repo: Repository, remote: str, ref: str, tip: str, first: str) -> Rep
         # pygit2 reads where history is cut off only when it opens a repository.
         repo = Repository.discover(repo.workdir)
     return repo
-
-
-def remote_of(repo: Repository) -> str:
-    """The remote that a clone comes from: `origin`, or the first one; "" where there is none."""
-    names = remotes(repo)
-    return "origin" if "origin" in names else next(iter(names), "")

@@ -95,7 +95,8 @@ class Repository:
 
         Raises:
             RepositoryError: there is none, or git does not trust its owner.
-            UnsupportedRepositoryError: it is stored in a way that cannot be worked with.
+            UnsupportedRepositoryError: bare, SHA-256, reftable, partial clone, split or sparse
+                index.
         """
         known = _seen.get(place := str(path.absolute()))
         if known is not None and known._config_stamp == known._stamp_of_config():
@@ -118,11 +119,7 @@ class Repository:
         return self.common_dir.parent if self.common_dir.name == ".git" else None
 
     def head_commit(self) -> str:
-        """The commit that is checked out here.
-
-        Raises:
-            RepositoryError: there is none yet.
-        """
+        """The commit that is checked out here; raises a RepositoryError if there is none yet."""
         with translated(f"cannot read HEAD of {self.workdir}"):
             if self.pygit.head_is_unborn:
                 raise RepositoryError(
@@ -260,17 +257,11 @@ def _person(role: str, config: Mapping[str, str]) -> Identity:
 
 
 def probe(path: Path) -> tuple[Path, Path, Path, dict[str, str]]:
-    """Finds the repository that contains a path, and refuses what cannot be worked with.
-
-    Starts git twice.
+    """Finds the repository that contains a path, as `Repository.discover`. Starts git twice.
 
     Returns:
         Its working tree, its own git folder, the git folder that its worktrees share, and its
         configuration as `read_config` returns it.
-
-    Raises:
-        RepositoryError: there is no repository, or git does not trust its owner.
-        UnsupportedRepositoryError: bare, SHA-256, reftable, partial clone, split or sparse index.
     """
     around = (path.absolute(), *path.absolute().parents)
     folder = next((each for each in around if each.is_dir()), None) or Path.cwd()

@@ -353,14 +353,12 @@ def measure_epoch(
 ) -> Measurement:
     """Measures a split of an epoch's state, with the seed of the run.
 
+    Raises as `Measurer.measure`.
+
     Args:
         split: "val" or "test"; "train" is measured in training alone.
         limits: See `measured_as`.
         how: See Measurer: `live`, `links`.
-
-    Raises:
-        ReplayMissError: a model call is not recorded.
-        AutopilotError: it cannot be loaded or evaluated.
     """
     manifest = measured_as(notebook, limits)
     with Measurer(notebook.repo, manifest, notebook.slug, **how) as measurer:

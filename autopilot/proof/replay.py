@@ -123,13 +123,7 @@ class Replay:
         return self._integrity.differences()
 
     def epochs(self) -> Iterator[EpochReplay]:
-        """The chosen epochs, evaluated again, in their order.
-
-        Raises:
-            UsageError: nothing can be evaluated: a link is missing.
-            RepositoryError: nothing can be checked out.
-            NoMoreCallsError: a service does not answer, there is no key, or the like.
-        """
+        """The chosen epochs, evaluated again, in their order; raises as `failed`."""
         free: SimpleQueue[Measurer] = SimpleQueue()
         for measurer in self._measurers:
             free.put(measurer)

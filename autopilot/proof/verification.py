@@ -47,9 +47,7 @@ class Verification:
         recorded: The metric of the epoch as the run measured it; None where it did not.
         tolerance: The largest difference from that which counts as the same; None: not compared.
         measure: The value that items were compared by: the metric, or "success".
-        better: How many of them are better.
         difference: The mean difference of the items; positive is better.
-        low: The lower end of its interval.
         failures: Why the claim does not hold, a sentence each; none if it does.
         outputs: What the evaluations wrote into the worktree, which is gone.
     """

@@ -78,7 +78,6 @@ class Diagnosis:
     Args:
         items: All that were evaluated in any epoch, the most often failing first.
         always_failing: Ids that failed and never passed.
-        never_measured: Ids that were not measured in any epoch.
         unscored: Ids that nothing scored in any epoch, by success or by the monitored metric.
         graded: Ids that have a value of the monitored metric, and neither passed nor failed.
         flaky: Ids that changed three times or more between passing and failing.

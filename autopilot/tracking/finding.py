@@ -54,7 +54,7 @@ def find(repo: Repository, name: str | None, project: str | None = None) -> Foun
     if remotes.is_shallow(repo):
         first = notebook.manifest.base or notebook.start
         if not remotes.reaches(repo, tip, first):
-            deepened = remote or remotes.remote_of(repo)
+            deepened = remote or remotes.default_remote(repo)
             branch = notebook.layout.branch
             notebook = Notebook(remotes.deepen(repo, deepened, branch, tip, first), slug, tip)
     where = ref.removeprefix("refs/heads/").removeprefix(_REMOTES)
@@ -117,11 +117,7 @@ def _slug_of(ref: str) -> str:
 
 
 def latest(repo: Repository, project: str | None = None) -> str:
-    """The slug of the experiment whose branch has the newest commit.
-
-    Raises:
-        ExperimentError: there is no experiment.
-    """
+    """The slug of the experiment whose branch has the newest commit; raises if there is none."""
     tips = experiments(repo, project)
     if not tips:
         of = f" of the project {project}" if project else ""

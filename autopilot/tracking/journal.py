@@ -197,13 +197,15 @@ class Journal:
             if ref is None or not any(map(self._folders, KINDS)):
                 break
             self._miss(Manifest.kind, start, UnreadLine(line=0, reason="it has no manifest"))
-            return start, Manifest(slug=slug, base="".join(self._commit(start).parents[:1]))
+            return start, Manifest(
+                slug=slug, base="".join(read_commit(self._repo, start).parents[:1])
+            )
         hint = f"fetch its notes: autopilot fetch {slug}"
         raise RecordError(f"the experiment {slug} has no manifest note", hint=hint)
 
     def _is_ours(self, commit: str) -> bool:
         with contextlib.suppress(RepositoryError):  # a note may be on anything
-            return trailer(self._commit(commit).message, EXPERIMENT) is not None
+            return trailer(read_commit(self._repo, commit).message, EXPERIMENT) is not None
         return False
 
     def _starts(self, tip: str | None) -> Iterator[str]:
@@ -215,14 +217,11 @@ class Journal:
                 yield commit.id
                 return
 
-    def _commit(self, oid: str) -> Commit:
-        return read_commit(self._repo, oid)
-
     def line(self, tip: str) -> Mapping[str, Commit]:
         """The experiment's commits by their ids, newest first; raises as `beginning`."""
         if self._line[0] != tip:
             start, _ = self.beginning(tip)
-            base = next(iter(self._commit(start).parents), None)
+            base = next(iter(read_commit(self._repo, start).parents), None)
             # What is before a commit never changes.
             known, before = _lines.get(start, ("", {}))
             found = dict[str, Commit]()

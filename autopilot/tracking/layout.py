@@ -279,11 +279,7 @@ def is_in_use(repo: Repository) -> bool:
 
 
 def hold(lock: ExclusiveLock, slug: str) -> None:
-    """Takes an experiment's lock for a run.
-
-    Raises:
-        LockHeldError: another process is running the experiment; the message names it.
-    """
+    """Takes an experiment's lock for a run; raises a LockHeldError that names the process."""
     _acquire(lock, f"{slug} is running already", "wait for it, or start another one with -e")
 
 

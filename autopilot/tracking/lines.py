@@ -64,11 +64,7 @@ class UnreadLine(Record):
 
 
 def encode(record: Record) -> bytes:
-    """A record as one line of JSON.
-
-    Raises:
-        StateError: it holds something that JSON cannot carry.
-    """
+    """A record as one line of JSON; raises a StateError if that cannot carry it."""
     head = {"v": VERSION, "kind": record.kind, "epoch": record.epoch, "id": record.id}
     fields = _adapter(type(record)).dump_python(
         record, exclude_defaults=True, exclude=_LARGE, warnings=False

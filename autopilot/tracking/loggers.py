@@ -84,11 +84,7 @@ def _place(repo: Repository) -> Path:
 
 
 class Tracker(ABC):
-    """A run of a tracker, new or attached to.
-
-    Args:
-        card: The experiment.
-    """
+    """A run of a tracker, new or attached to, for the experiment of a card."""
 
     @abstractmethod
     def __init__(self, card: Card) -> None: ...
@@ -254,11 +250,7 @@ def is_installed(kind: str) -> bool:
 
 
 def check_installed(kind: str | None) -> None:
-    """Refuses a tracker whose package is not here.
-
-    Raises:
-        UsageError: it is not installed.
-    """
+    """Raises a UsageError where a tracker's package is not installed."""
     if kind is not None and not is_installed(kind):
         hint = f"pip install {kind}, in the environment of autopilot; or leave it out"
         raise UsageError(f"--log-to {kind}: it is not installed", hint=hint)

@@ -100,11 +100,7 @@ class Scope:
 
 
 def known_paths(manifest: Manifest, slug: str) -> list[ParameterPath]:
-    """The places of an experiment's parameters; there is at least one.
-
-    Raises:
-        ParameterError: nothing is known of them.
-    """
+    """The places of an experiment's parameters; raises a ParameterError if none is known."""
     if not manifest.parameters:
         raise ParameterError(
             f"the manifest of {slug} names no parameters",

@@ -237,10 +237,7 @@ class Removal:
 
     Args:
         review: Its review branch, and that for taking it back, where they are.
-        progress: The progress file of an unfinished epoch; None where there is none.
         worktree: The folder that an interrupted run left; None where there is none.
-        report: Its page in the git directory; None where there is none.
-        trackers: What trackers have of it in the git directory.
         others: Branches and tags of such names that no run made: they stay.
     """
 

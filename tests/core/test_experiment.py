@@ -164,9 +164,9 @@ def test_namesakes_keep_their_gradients_apart():
 def test_there_is_nothing_to_roll_back_to():
     experiment = Experiment()
     experiment.open([Parameter(1)])
-    with pytest.raises(ExperimentError, match="epoch 0 of in-memory was not kept") as caught:
+    with pytest.raises(ExperimentError, match="in-memory has no kept epoch 0") as caught:
         experiment.rollback()
-    assert caught.value.hint == "kept: none yet"
+    assert caught.value.hint == "kept epochs: none yet"
 
 
 def test_events_and_summary_without_opening():

@@ -490,9 +490,9 @@ def test_rollback_by_hand():
     assert module.level.data == 3
     trainer.experiment.rollback()
     assert module.level.data == 4
-    with pytest.raises(ExperimentError, match="epoch 3 of in-memory was not kept") as caught:
+    with pytest.raises(ExperimentError, match="in-memory has no kept epoch 3") as caught:
         trainer.experiment.rollback(3)
-    assert caught.value.hint == "kept: 0, 1, 2"
+    assert caught.value.hint == "kept epochs: 0, 1, 2"
 
 
 def test_side_by_side_keeps_order_and_failures_apart():

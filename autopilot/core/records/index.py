@@ -63,8 +63,6 @@ class Point(NamedTuple):
         value: Its metric; None, NaN, infinity: a gap.
         best: The best until then.
         kept: Whether it was not rejected.
-        strategy: The strategies of its steps.
-        evaluations: How many it took.
     """
 
     epoch: int
