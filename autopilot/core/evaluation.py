@@ -168,8 +168,7 @@ class Evaluator:
                 raise
             if len(batch.items) <= 1:
                 failed = self.failures.raised(split, error)
-                if graph.is_grad_enabled():
-                    graph.attach(self.module, batch, failed)
+                graph.attach(self.module, batch, failed)
                 return failed
         # Outside of the handler: the batch's exception is not the context of its items' own.
         return self._combined(batch, [self._isolated(split, one) for one in _singles(batch)])
@@ -237,7 +236,7 @@ class Evaluator:
             jobs.run([n for n in range(len(singles)) if n not in done], evaluate, finished)
         results = [done[number] for number in range(len(singles))]
         for one, data in zip(singles, results, strict=True):
-            if data.grad_fn is None and graph.is_grad_enabled():
+            if data.grad_fn is None:
                 graph.attach(self.module, one, data)
         self.experiment.positions.at(position)
         return results[0] if alone else self._combined(batch, results)
@@ -246,8 +245,7 @@ class Evaluator:
         # Not in the feedback: what is printed differs from run to run.
         metadata = {"stderr": printed} if printed else {}
         data = Datum(success=False, error_message=reason, feedback=reason, metadata=metadata)
-        if graph.is_grad_enabled():
-            graph.attach(self.module, item, data)
+        graph.attach(self.module, item, data)
         return data
 
     def _alone(self, position: Position, item: Datum) -> Datum:

@@ -244,11 +244,10 @@ def record(
     return output
 
 
-def attach(
-    module: RecordedModule, batch: object, output: Datum, upstream: Sequence[Node] = ()
-) -> None:
-    """Records a call after the fact: for a result that was answered from a record."""
-    output.grad_fn = Node(module, (batch,), output, list(upstream))
+def attach(module: RecordedModule, batch: object, output: Datum) -> None:
+    """Records a call after the fact, where calls are: for a result that comes from a record."""
+    if is_grad_enabled():
+        output.grad_fn = Node(module, (batch,), output, [])
 
 
 def _enclosing(module: RecordedModule) -> _Frame | None:
