@@ -43,7 +43,8 @@ def read_index(repo: Repository, journal: Journal, tip: str) -> Index:
     # Threads share the one in memory: it is added to in a copy.
     found = copy(seen := _seen.get(str(path)))
     if found is None:
-        with contextlib.suppress(OSError):
+        # A checksum does not say that it is of this form.
+        with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
             found = Index.decode(path.read_bytes())
     if found is None or found.tips != tips:
         is_longer = False

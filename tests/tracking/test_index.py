@@ -79,6 +79,11 @@ def _cut(book: Notebook) -> None:
     path.write_bytes(path.read_bytes()[:40])
 
 
+def _reshape(book: Notebook) -> None:
+    """The checksum is that of the content, which has another form."""
+    book.layout.index(book.repo).write_bytes(b"00000000\n")
+
+
 def _replace(book: Notebook) -> None:
     book.layout.index(book.repo).unlink()
     book.layout.index(book.repo).mkdir()
@@ -94,7 +99,7 @@ def _top(book: Notebook) -> Path:
 
 _CHANGES = (
     *(_score, _block, _rewrite, _continue_apart, _move_back, _forget),
-    *(_damage, _cut, _replace, _say),
+    *(_damage, _cut, _reshape, _replace, _say),
 )
 
 
