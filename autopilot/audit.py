@@ -111,23 +111,27 @@ def executing(kind: str, command: Sequence[str], folder: Path | None = None) -> 
 
     The arguments are those of Execution; the body fills in the exit code.
     """
-    if _trail is None:
-        yield Execution(kind, "")
-        return
-    execution = Execution(kind, redact_command(command), str(folder or ""))
-    _trail.executed.append(execution)
+    execution = Execution(kind, "")
+    if _trail is not None:
+        execution = Execution(kind, redact_command(command), str(folder or ""))
+        _trail.executed.append(execution)
     started = time.monotonic()
-    # While it is set, the hook does not note the processes of this call a second time.
-    outer, _own.busy = getattr(_own, "busy", False), True
+    # While it is set, no hook takes the processes of this call for those of the user's code.
+    outer, _own.kind = own(), kind
     try:
         yield execution
     finally:
-        _own.busy = outer
+        _own.kind = outer
         execution.seconds = time.monotonic() - started
 
 
+def own() -> str:
+    """The kind of what this thread executes now; "" if it is nothing of ours."""
+    return getattr(_own, "kind", "")
+
+
 def _on_event(event: str, arguments: tuple[object, ...]) -> None:
-    if event != "subprocess.Popen" or _trail is None or getattr(_own, "busy", False):
+    if event != "subprocess.Popen" or _trail is None or own():
         return
     program, given, folder, *_ = arguments
     command = [given] if isinstance(given, str | bytes) else given

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,18 +83,18 @@ def when_unlocked(write: Callable[[], object]) -> None:
         time.sleep(0.002)
 
 
-def check_free(repo: Repository, name: str) -> None:
-    """Refuses a name that git cannot hold beside the refs that there are.
+def check_free(repo: Repository, name: str, listed: Iterable[str] | None = None) -> None:
+    """Refuses a name that git cannot hold beside the refs that there are: `listed`, if given.
 
     Raises:
         SlugError: another ref's name is in the way: `a` and `a/b` cannot both exist.
     """
-    parts = name.split("/")
+    parts, found = name.split("/"), list_refs(repo, name) if listed is None else listed
     above = ("/".join(parts[:count]) for count in range(3, len(parts)))
-    there = (folder for folder in above if read_ref(repo, folder) is not None)
-    if not (obstacle := next(there, "") or next(iter(list_refs(repo, name)), "")):
+    there = [folder for folder in above if read_ref(repo, folder)]
+    if not (there := there or [ref for ref in found if f"{ref}/".startswith(f"{name}/")]):
         return
-    short = _short(obstacle)
+    short, obstacle = _short(there[0]), there[0]
     other, kind = f"{short.replace('/', '-')}-old", obstacle.removesuffix(short)
     rename = f"git update-ref {kind}{other} {obstacle} && git update-ref -d {obstacle}"
     if kind == "refs/heads/":

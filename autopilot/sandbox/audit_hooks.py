@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from autopilot import audit
 from autopilot.errors import NetworkRefusedError
 from autopilot.git import objects
 from autopilot.git.repository import Repository
@@ -115,7 +116,7 @@ class Inputs(Watcher):
             path = _full(arguments[1])
             if path.startswith(self._prefixes):
                 self._written.add(path)
-        else:
+        elif audit.own() != "git":
             program = Program.of(event, arguments)
             if self.programs is not None:
                 self.programs(program)

@@ -241,7 +241,7 @@ def _imported() -> Iterator[tuple[str, str]]:
         file = getattr(module, "__file__", None)
         if file and top not in ("autopilot", "__main__") and top not in sys.stdlib_module_names:
             folder, base = os.path.split(file)
-            is_link = Path(file).is_symlink()
+            is_link = os.path.islink(file)
             yield name, os.path.realpath(file) if is_link else os.path.join(real(folder), base)
 
 

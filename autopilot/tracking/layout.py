@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,15 +128,15 @@ class Layout:
                 f"the experiment {self.slug} exists already",
                 hint=f"autopilot resume {self.slug}, or choose another name with -e",
             )
-        check_free(repo, self.branch)
-        left = leftovers(repo, self)
-        if left:
+        found = list_refs(repo, self.branch, self.tags, self.notes(""))
+        check_free(repo, self.branch, found)
+        if left := leftovers(repo, self, found):
             raise ExperimentError(
                 f"the name {self.slug} was used before: {left[0]} is left of it",
                 hint="choose another name with -e",
             )
         for name in (f"{self.tags}epoch-0000", self.notes("metrics")):
-            check_free(repo, name)
+            check_free(repo, name, found)
 
     def no_experiment(self, hint: str) -> ExperimentError:
         """The error of a branch of somebody's own that has the name of an experiment's."""
@@ -263,13 +263,15 @@ def free_slugs(repo: Repository, stem: str, project: str | None = None) -> Itera
             yield slug
 
 
-def leftovers(repo: Repository, layout: Layout) -> list[str]:
-    """Tags and notes of an experiment whose branch is gone.
+def leftovers(repo: Repository, layout: Layout, listed: Iterable[str] | None = None) -> list[str]:
+    """Tags and notes of an experiment whose branch is gone, of its refs where they are known.
 
     The manifest note alone is not one: a run that was killed before its first commit left it.
     """
-    found = [*list_refs(repo, layout.tags), *list_refs(repo, layout.notes(""))]
-    return [name for name in found if name != layout.notes("experiment")]
+    tags, notes = layout.tags, layout.notes("")
+    found = list_refs(repo, tags, notes) if listed is None else listed
+    left = [n for n in found if n.startswith((tags, notes)) and n != layout.notes("experiment")]
+    return sorted(left, key=lambda name: not name.startswith(tags))
 
 
 def is_in_use(repo: Repository) -> bool:

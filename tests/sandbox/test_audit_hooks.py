@@ -76,6 +76,15 @@ def test_a_file_on_a_child_process_command_line_counts(repository, listening):
     assert inputs.names() == {"README.md"}
 
 
+def test_words_of_our_own_git_are_no_files_of_the_evaluation(repository, listening):
+    inputs = listening()
+    run_git(["log", "--format=%H", "README.md"], cwd=repository.workdir)
+    assert inputs.names() == set() and inputs.absent() == ""
+    subprocess.run(["git", "log", "README.md"], cwd=repository.workdir, check=True)
+    assert inputs.names() == {"README.md"}
+    assert f"No such file: {repository.workdir}/log" in inputs.absent()
+
+
 def test_links_are_known_by_their_names_in_the_worktree(repository, listening, tmp_path):
     own = tmp_path / "own"
     own.mkdir()
