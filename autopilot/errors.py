@@ -245,6 +245,7 @@ class NoPriceError(NoMoreCallsError):
 
 # What the system, git or libgit2 says, and what to do then.
 _REMEDIES = {
+    "aborted by .*hook": "see what the hook reference-transaction of this repository asks for",
     "No space left|Disk quota exceeded|File too large": "make room on the disk",
     "Permission denied|not permitted|insufficient permission": "give write permission there",
     "Read-only file system": "make its file system writable, or work on another one",

@@ -10,6 +10,7 @@ any `git` below would write into the repository that the hook belongs to.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,8 +20,11 @@ from typing import TypeVar
 
 from autopilot import audit
 from autopilot.errors import GitCommandError, remedy
+from autopilot.text import some
 
 _NOISE = ("hint:", "warning:", "note:")
+HOOK = re.compile("aborted by .*hook")
+"""What git says where a hook of this repository refused to let a ref be moved."""
 # What git hands to its hooks. Inherited, it would send our calls to another repository or index,
 # to another configuration, or date their commits.
 _OF_A_CALLER = frozenset(
@@ -91,7 +95,10 @@ def run_git(
 
 
 def last_line(result: CommandResult) -> str:
-    """The last line of git's messages that tells something, without `fatal:` or `error:`."""
+    """The last line of git's messages that tells something, without `fatal:` or `error:`.
+
+    Of a hook that refused it, with what that has said.
+    """
     lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
     telling = [line for line in lines if not line.startswith(_NOISE)] or lines
     # "fatal:" beats what follows it: advice and usage are printed after the reason.
@@ -100,7 +107,9 @@ def last_line(result: CommandResult) -> str:
         return f"exit code {result.returncode}"
     # And the reason that can be dealt with beats what git could not do then.
     fatal = [line for line in fatal if remedy(line, "")] or fatal
-    return fatal[-1].removeprefix("fatal:").removeprefix("error:").strip()
+    of_hook = [line for line in telling if line not in fatal and HOOK.search(fatal[-1])]
+    line = fatal[-1].removeprefix("fatal:").removeprefix("error:").strip()
+    return ": ".join([line, *[some(of_hook)] * bool(of_hook)])
 
 
 def _not_started(error: Exception, arguments: Sequence[str], cwd: Path) -> GitCommandError:

@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from autopilot.errors import GitCommandError, RemoteError, RepositoryError
-from autopilot.git.commands import CommandResult, last_line, run_git, variable
+from autopilot.errors import GitCommandError, RemoteError, RepositoryError, remedy
+from autopilot.git.commands import HOOK, CommandResult, last_line, run_git, variable
 from autopilot.git.commits import first_parent_log
 from autopilot.git.refs import list_refs
 from autopilot.git.repository import Repository
@@ -291,6 +291,8 @@ def remote_error(remote: str, known: Sequence[str], done: CommandResult) -> Remo
         return RemoteError(
             f"there is no remote {name}", hint=f"remotes: {', '.join(known) or 'none yet'}"
         )
+    if HOOK.search(done.stderr):
+        return RemoteError(f"{name}: {last_line(done)}", hint=remedy(done.stderr))
     for marks, meaning, hint in _REASONS:
         if any(mark in done.stderr for mark in marks):
             telling = [line for line in done.stderr.splitlines() if any(m in line for m in marks)]

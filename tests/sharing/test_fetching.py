@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 from experiments import git, make
 
-from autopilot.errors import ExperimentError
+from autopilot.errors import ExperimentError, RemoteError, remedy
 from autopilot.git.repository import Repository
 from autopilot.sharing.fetching import RefSet, Synced, chosen, fetch, grouped, local_sets
+from autopilot.sharing.hooks import hook_folder
 from autopilot.tracking.holding import decide
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
@@ -119,3 +120,22 @@ def test_a_shallow_clone_gets_all_epochs(top, demo, tmp_path):
     fetch(Repository.discover(tmp_path / "clone"), "origin")
     there = Notebook(Repository.discover(tmp_path / "clone"), "demo")
     assert [epoch.number for epoch in there.epochs] == [epoch.number for epoch in demo.epochs]
+
+
+def test_the_words_of_a_hook_that_refuses_here_are_told(demo, clone):
+    """Where the refs come in under other names, and where they get their own."""
+    hook = hook_folder(clone.workdir).path / "reference-transaction"
+    hook.parent.mkdir(exist_ok=True)
+    for lets in ("none$", "_incoming"):
+        words = (
+            f"#!/bin/sh\n[ $1 != prepared ] || grep -q '{lets}' || {{ echo not found: a ticket\n"
+        )
+        hook.write_text(f"{words}exit 1; }}\n")
+        hook.chmod(0o755)
+        try:
+            found = fetch(clone, "origin")[0].error
+        except RemoteError as error:
+            found = error.message
+            assert error.hint == remedy("aborted by hook")
+        assert "aborted by" in found and found.endswith("hook: not found: a ticket"), lets
+    assert local_sets(clone) == {}
