@@ -273,9 +273,9 @@ def _state(state: hooks.HookState) -> str:
 def _removed(state: hooks.HookState) -> str:
     if state.state == "foreign":
         return "is yours only; left as it is"
-    if state.chained:
-        return "removed; yours is back" if state.state != "missing" else "yours is back"
-    return "removed" if state.state != "missing" else "was not installed"
+    if state.state == "missing":
+        return "yours is back" if state.chained else "was not installed"
+    return "removed" + "; yours is back" * state.chained
 
 
 HOOKS = {"install": install, "uninstall": uninstall, "status": status}

@@ -21,7 +21,7 @@ from autopilot.git.locks import one_at_a_time
 from autopilot.git.objects import diff_trees, entry_at
 from autopilot.git.repository import Repository, translated
 from autopilot.git.worktrees import LOOKING, open_index
-from autopilot.text import clean, some
+from autopilot.text import clean, some, visible
 
 _LOCK_WAIT_S = 0.5
 
@@ -175,7 +175,7 @@ def _is_locked(error: Exception) -> bool:
 
 def log_line(text: str) -> str:
     """A text as one line of a reflog."""
-    return " ".join(clean(text).split())
+    return visible(" ".join(clean(text).split()))
 
 
 def _short(name: str) -> str:

@@ -149,7 +149,7 @@ class Integrity:
             yield Difference(None, "base commit", manifest.base[:7], parents)
         elif manifest.base:
             yield from self._strangers(None, start, manifest.base)
-        if self._is_ours and start.message.split() != message.start_message(manifest).split():
+        if self._differs(start, message.start_message(manifest)):
             why = "the manifest note and the start commit's message tell of different experiments"
             yield Difference(None, "experiment note", _subject(start.message), start.id[:7], why)
 
@@ -185,7 +185,7 @@ class Integrity:
                 yield Difference(epoch, "gradients note", f"on {commit.id[:7]}", "missing")
             return
         text = message.step_message(self.notebook.slug, records[0])
-        if self._is_ours and commit.message.split() != text.split():
+        if self._differs(commit, text):
             why = "the gradients note and the commit's message tell of different steps"
             yield Difference(epoch, "gradients note", _subject(commit.message), commit.id[:7], why)
 
@@ -301,7 +301,7 @@ class Integrity:
         text = message.tag_message(self.notebook.slug, judged.record, judged.metrics)
         noted, tagged = (
             {line for line in each.splitlines() if line and not line.startswith("test ")}
-            for each in (text, tagged_text)
+            for each in (text, message.displayed(tagged_text))
         )
         if noted == tagged:
             return
@@ -330,11 +330,15 @@ class Integrity:
                 state = self.line[best.commit].tree[:7]
                 yield Difference(number, "rollback", state, back.tree[:7], why)
             text = message.rollback_message(self.notebook.slug, record)
-            if self._is_ours and back.message.split() != text.split():
+            if self._differs(back, text):
                 why = "the metrics note and the rollback's message give different reasons"
                 yield Difference(number, "metrics note", _subject(text), back.id[:7], why)
 
     # --- inside --------------------------------------------------------------------------------
+
+    def _differs(self, commit: Commit, text: str) -> bool:
+        """Whether a commit that we made has another message than a note makes it."""
+        return self._is_ours and message.displayed(commit.message).split() != text.split()
 
     def _changed(self, commit: Commit) -> list[str]:
         if not commit.parents:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from autopilot.core.figures import figures, lower_note
 from autopilot.core.records.record import LAST_EPOCH, Manifest, MetricsRecord, StepRecord
-from autopilot.text import clean, hide
+from autopilot.text import clean, hide, visible
 
 EXPERIMENT = "Autopilot-Experiment"
 EPOCH = "Autopilot-Epoch"
@@ -283,7 +283,16 @@ def _message(subject: str, body: Sequence[str], trailers: Mapping[str, str]) -> 
     # On one line each: a metric may have any name, and a score is a trailer, too.
     block = [f"{name}: {' '.join(value.split())}" for name, value in trailers.items() if value]
     parts = [" ".join(subject.split()), *wrapped, "\n".join(block)]
-    return clean(hide("\n\n".join(parts)) + "\n")
+    return displayed(clean(hide("\n\n".join(parts)) + "\n"))
+
+
+def displayed(text: str) -> str:
+    """A message with escapes for what steers a terminal; its subject gets no longer by them.
+
+    One that was written before messages had escapes becomes what it would be now.
+    """
+    subject, _, rest = text.partition("\n")
+    return f"{visible(subject)[: len(subject)]}\n{visible(rest)}"
 
 
 def _wrap(text: str) -> str:

@@ -16,6 +16,7 @@ from autopilot.core.records.message import (
 )
 from autopilot.core.records.record import Manifest, MetricsRecord, StepRecord
 from autopilot.core.store import Revision
+from autopilot.text import visible
 
 TEXT = st.text(max_size=300) | st.text("\n\r\x0b\x1c\x85\u2028 #:-A", max_size=60)
 
@@ -30,13 +31,14 @@ def trailer(text, name):
 )
 @example("a\0b", "a\0b", "a\0b", 1)
 @example("\ud800", "\ud800", "\ud800", 1)
+@example("\x1b[2J" * 40, "no \u202epots\x9b31m", "\x1b]0;mine\x07", 1)
 def test_trailers_come_back_whatever_an_optimizer_says(summary, rationale, strategy, epoch):
     record = StepRecord(
         epoch=epoch, step=2, changed=True, summary=summary, rationale=rationale, strategy=strategy
     )
     text = message.step_message("demo", record)
     text.encode()
-    assert "\0" not in text
+    assert text == visible(text) == message.displayed(text), "nothing steers a terminal"
     subject, rest = text.split("\n", 1)
     assert subject.startswith(f"autopilot(demo): epoch {epoch}: ")
     assert len(subject) <= 110
@@ -54,6 +56,15 @@ def test_trailers_come_back_whatever_an_optimizer_says(summary, rationale, strat
         *named,
     ]
     assert not any(line.startswith("#") for line in text.split("\n"))
+
+
+def test_a_message_of_before_the_escapes_is_the_same_when_it_is_compared():
+    subject = "autopilot(demo): epoch 1: " + "stop \x1b[31m" * 6
+    before = f"{subject}\n\n\u202eno\n\nAutopilot-Epoch: 1\n"
+    after = message.displayed(before)
+    assert after == message.displayed(after) != before
+    assert len(after.partition("\n")[0]) == len(subject)
+    assert after.endswith("\n\n\\u202eno\n\nAutopilot-Epoch: 1\n")
 
 
 def test_a_step_commit_reads_as_the_design_says():
