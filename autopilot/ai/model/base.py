@@ -7,7 +7,8 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypedDict, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -35,6 +36,27 @@ from autopilot.errors import (
 from autopilot.text import clean, is_secret, keep_secret
 
 T = TypeVar("T", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """All that a model is asked in one call."""
+
+    messages: Sequence[Message]
+    tools: Sequence[Tool] = ()
+    schema: type[BaseModel] | None = None
+    system: str = ""
+
+
+class ModelSettings(TypedDict, total=False):
+    """The arguments that models of all providers share; see `ChatModel`."""
+
+    max_tokens: int
+    role: str
+    prices: Mapping[str, Price] | None
+    rate: RateLimit | None
+    max_retries: int
+    options: Mapping[str, Any] | None
 
 
 class ChatModel(ABC):
@@ -123,20 +145,15 @@ class ChatModel(ABC):
             schema: The model of the reply's JSON; only where `takes_schema`.
         """
 
-    def _asked(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Tool],
-        schema: type[BaseModel] | None,
-        system: str,
-    ) -> dict[str, Any]:
+    def _asked(self, question: Question) -> dict[str, Any]:
         """All that the reply depends on, as JSON: its hash is the call's name in the record."""
+        schema = question.schema
         asked: dict[str, Any] = {
             "model": self.name,
             "max_tokens": self.max_tokens,
-            "system": system or None,
-            "messages": list(messages),
-            "tools": [tool.function() for tool in tools] or None,
+            "system": question.system or None,
+            "messages": list(question.messages),
+            "tools": [tool.function() for tool in question.tools] or None,
             "schema": schema.model_json_schema() if schema else None,
             "options": public(self.options) or None,
         }
@@ -167,7 +184,7 @@ class ChatModel(ABC):
             ReplayMissError: only records may answer, and there is none.
         """
         call = self._call(role, sample)
-        self._ask(call, as_messages(prompt), (), None, system)
+        self._ask(call, Question(as_messages(prompt), system=system))
         return call.result()
 
     def parse(
@@ -193,7 +210,8 @@ class ChatModel(ABC):
         """
         messages = as_messages(prompt)
         for _ in range(max_retries + 1):
-            text = self._ask(self._call(role, sample), messages, (), schema, system).text
+            question = Question(messages, (), schema, system)
+            text = self._ask(self._call(role, sample), question).text
             try:
                 if text:
                     return as_schema(text, schema)
@@ -239,7 +257,7 @@ class ChatModel(ABC):
         """
         call, messages = self._call(role, 0), as_messages(prompt)
         for _ in range(max_turns):
-            reply = self._ask(call, messages, tools, schema, system)
+            reply = self._ask(call, Question(messages, tools, schema, system))
             said = {"role": "assistant", "content": reply.as_message()["content"]}
             if reply.stop_reason not in ("tool_use", "pause_turn"):
                 return call.result(), [*messages, said]
@@ -250,8 +268,6 @@ class ChatModel(ABC):
             f"{self.name} was not done after {max_turns} turns",
             hint="give it more turns, or a smaller task",
         )
-
-    # --- inside --------------------------------------------------------------------------------
 
     def _call(self, role: str, sample: int) -> Call:
         role = role or self.role
@@ -270,22 +286,17 @@ class ChatModel(ABC):
                 raise
             raise ours from error
 
-    def _ask(
-        self,
-        call: Call,
-        messages: Sequence[Message],
-        tools: Sequence[Tool],
-        schema: type[BaseModel] | None,
-        system: str,
-    ) -> Reply:
-        if schema is not None and not self.takes_schema:
-            system, schema = "\n\n".join(filter(None, (system, asking_for(schema)))), None
+    def _ask(self, call: Call, question: Question) -> Reply:
+        if question.schema is not None and not self.takes_schema:
+            system = "\n\n".join(filter(None, (question.system, asking_for(question.schema))))
+            question = replace(question, schema=None, system=system)
 
         def send() -> Reply:
             with self._translated():
-                return self._complete(messages, tools, schema, system=system)
+                asked = question.messages, question.tools, question.schema
+                return self._complete(*asked, system=question.system)
 
-        return call.ask(self._asked(messages, tools, schema, system), send)
+        return call.ask(self._asked(question), send)
 
 
 def _used(call: ToolCall, tools: Sequence[Tool]) -> Message:

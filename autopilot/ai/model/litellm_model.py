@@ -10,16 +10,15 @@ import re
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 from pydantic import BaseModel
 
 from autopilot.ai.agent import Tool
 from autopilot.ai.model import failures
-from autopilot.ai.model.base import ChatModel, key_of
-from autopilot.ai.model.parallel import RateLimit
+from autopilot.ai.model.base import ChatModel, ModelSettings, key_of
 from autopilot.ai.model.reply import Message, Reply, ToolCall, asking_for
-from autopilot.ai.prices import Price, Usage
+from autopilot.ai.prices import Usage
 from autopilot.errors import (
     AgentNotFoundError,
     AgentRefusedError,
@@ -65,26 +64,13 @@ class LiteLLMModel(ChatModel):
         self,
         name: str,
         *,
-        max_tokens: int = 8192,
-        role: str = "module",
-        prices: Mapping[str, Price] | None = None,
-        rate: RateLimit | None = None,
         timeout_s: float = 600.0,
-        max_retries: int = 2,
         api_key: str | None = None,
         api_base: str | None = None,
         json_schema: bool | None = None,
-        options: Mapping[str, Any] | None = None,
+        **settings: Unpack[ModelSettings],
     ) -> None:
-        super().__init__(
-            name,
-            max_tokens=max_tokens,
-            role=role,
-            prices=prices,
-            rate=rate,
-            max_retries=max_retries,
-            options=options,
-        )
+        super().__init__(name, **settings)
         self.timeout_s = timeout_s
         self.api_key = api_key
         self.api_base = api_base

@@ -12,17 +12,15 @@ import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 from pydantic import BaseModel
 
 from autopilot.ai.agent import AgentResult, Tool, agent_call
 from autopilot.ai.model import failures
-from autopilot.ai.model.base import ChatModel, key_of, public
-from autopilot.ai.model.parallel import RateLimit
+from autopilot.ai.model.base import ChatModel, ModelSettings, Question, key_of, public
 from autopilot.ai.model.recording import current_ledger
 from autopilot.ai.model.reply import Message, Reply, as_messages
-from autopilot.ai.prices import Price
 from autopilot.core.types import Cost
 from autopilot.errors import AgentError, AgentNotFoundError, AutopilotError, NoKeyError
 from autopilot.text import clean
@@ -64,26 +62,13 @@ class Model(ChatModel):
         self,
         name: str = DEFAULT_MODEL,
         *,
-        max_tokens: int = 8192,
-        role: str = "module",
-        prices: Mapping[str, Price] | None = None,
-        rate: RateLimit | None = None,
         timeout_s: float = 600.0,
-        max_retries: int = 2,
         base_url: str | None = None,
         api_key: str | None = None,
         client: Any = None,
-        options: Mapping[str, Any] | None = None,
+        **settings: Unpack[ModelSettings],
     ) -> None:
-        super().__init__(
-            name,
-            max_tokens=max_tokens,
-            role=role,
-            prices=prices,
-            rate=rate,
-            max_retries=max_retries,
-            options=options,
-        )
+        super().__init__(name, **settings)
         self.timeout_s = timeout_s
         self.base_url = base_url
         self.api_key = api_key
@@ -119,42 +104,49 @@ class Model(ChatModel):
 
         Raises:
             NoKeyError: there is no key for its address.
+            AgentNotFoundError: the package is not installed.
         """
         if self._given is not None:
             return self._given  # type: ignore[no-any-return]  # Bedrock's and Vertex's work alike
         with self._making:
             # A process that was forked from this one must not write to its connections.
             if self._client is None or self._owner != os.getpid():
-                elsewhere = os.environ.get("ANTHROPIC_BASE_URL") or _ADDRESS
-                key = key_of(
-                    self.api_key,
-                    self.base_url,
-                    elsewhere,
-                    owner=type(self).__name__,
-                    address="base_url",
-                )
-                self._owner = os.getpid()
-                self._client = _make_client(
-                    base_url=self.base_url, api_key=key, timeout_s=self.timeout_s
-                )
+                self._owner, self._client = os.getpid(), self._new_client()
                 # Its connections are closed with the last reference to this model, and so are
                 # those of a client from before a fork, which must last until then.
                 weakref.finalize(self, self._client.close)
             return self._client
 
-    # --- inside --------------------------------------------------------------------------------
+    def _new_client(self) -> anthropic.Anthropic:
+        """A client that makes one attempt."""
+        try:
+            import anthropic
+        except ImportError as error:
+            raise AgentNotFoundError(
+                "the package anthropic is not installed", hint="pip install anthropic"
+            ) from error
+        elsewhere, owner = os.environ.get("ANTHROPIC_BASE_URL") or _ADDRESS, type(self).__name__
+        key = key_of(self.api_key, self.base_url, elsewhere, owner=owner, address="base_url")
+        headers: dict[str, Any] = {}
+        if self.base_url is not None and key is not None:
+            # These belong to the address of the environment, as its key does.
+            lines = os.environ.get("ANTHROPIC_CUSTOM_HEADERS", "").splitlines()
+            headers = {line.partition(":")[0].strip(): anthropic.Omit() for line in lines}
+        return anthropic.Anthropic(
+            base_url=self.base_url,
+            api_key=key,  # None: the client finds key and address in the environment
+            timeout=self.timeout_s,
+            max_retries=0,
+            default_headers=headers,
+            # The record tells more than its spans, which cost a tenth of a call.
+            open_telemetry={"traces": {"enabled": False}},
+        )
 
-    def _asked(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Tool],
-        schema: type[BaseModel] | None,
-        system: str,
-    ) -> dict[str, Any]:
+    def _asked(self, question: Question) -> dict[str, Any]:
         # `effort` is in the body's output_config already.
         named = {k: v for k, v in self.options.items() if k not in ("effort", "output_config")}
         options: dict[str, Any] = clean(public(named))
-        return self._body(messages, tools, schema, system) | options
+        return self._body(question) | options
 
     def _complete(
         self,
@@ -168,32 +160,26 @@ class Model(ChatModel):
         headers = dict(self.options.get("extra_headers") or {})
         if betas:
             headers["anthropic-beta"] = ",".join(betas)
-        body = self._body(messages, tools, schema, system)
+        body = self._body(Question(messages, tools, schema, system))
         return Reply.of(_send(self.client, body, headers, beta=bool(betas)))
 
-    def _body(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[Tool],
-        schema: type[BaseModel] | None,
-        system: str,
-    ) -> dict[str, Any]:
+    def _body(self, question: Question) -> dict[str, Any]:
         body: dict[str, Any] = {
             **{name: value for name, value in self.options.items() if name not in _OUTSIDE},
             "model": self.name,
             "max_tokens": self.max_tokens,
-            "messages": list(messages),
+            "messages": list(question.messages),
         }
-        if system:
-            body["system"] = _cached(system)
-        if tools:
-            body["tools"] = [dict(tool.definition()) for tool in tools]
+        if question.system:
+            body["system"] = _cached(question.system)
+        if question.tools:
+            body["tools"] = [dict(tool.definition()) for tool in question.tools]
             body["cache_control"] = {"type": "ephemeral"}
         output = dict(body.get("output_config") or {})
         if effort := self.options.get("effort"):
             output["effort"] = effort
-        if schema is not None:
-            output |= _output_form(schema)
+        if question.schema is not None:
+            output |= _output_form(question.schema)
         if output:
             body["output_config"] = output
         return clean(body)
@@ -227,39 +213,6 @@ def _cached(system: str) -> list[dict[str, Any]]:
     return [{"type": "text", "text": system, "cache_control": {"type": "ephemeral"}}]
 
 
-def _make_client(
-    *, base_url: str | None, api_key: str | None, timeout_s: float
-) -> anthropic.Anthropic:
-    """A client that makes one attempt.
-
-    Args:
-        api_key: None: the client finds key and address in the environment.
-
-    Raises:
-        AgentNotFoundError: the package is not installed.
-    """
-    try:
-        import anthropic
-    except ImportError as error:
-        raise AgentNotFoundError(
-            "the package anthropic is not installed", hint="pip install anthropic"
-        ) from error
-    headers: dict[str, Any] = {}
-    if base_url is not None and api_key is not None:
-        # These belong to the address of the environment, as its key does.
-        lines = os.environ.get("ANTHROPIC_CUSTOM_HEADERS", "").splitlines()
-        headers = {line.partition(":")[0].strip(): anthropic.Omit() for line in lines}
-    return anthropic.Anthropic(
-        base_url=base_url,
-        api_key=api_key,
-        timeout=timeout_s,
-        max_retries=0,
-        default_headers=headers,
-        # The record tells more than its spans, which cost a tenth of a call.
-        open_telemetry={"traces": {"enabled": False}},
-    )
-
-
 @lru_cache(maxsize=64)
 def _output_form(schema: type[BaseModel]) -> dict[str, Any]:
     """The output_config that holds an answer to a schema."""
@@ -276,9 +229,13 @@ def _send(
     Returns:
         The message of the reply.
     """
+    import anthropic
     import httpx2
 
-    slow = body["max_tokens"] / _TOKENS_PER_S > _seconds(client.timeout)
+    # While it waits for bytes; without a timeout, none is too long.
+    limit: Any = getattr(client.timeout, "read", client.timeout)
+    limit_s = limit if isinstance(limit, int | float) else math.inf
+    slow = body["max_tokens"] / _TOKENS_PER_S > limit_s
     # Bedrock streams in a form of its own.
     slow = slow and "Bedrock" not in type(client).__name__
     # Not by `client.messages`, which prints warnings on a model's age over the run's table.
@@ -294,13 +251,13 @@ def _send(
     )
     if raw.headers.get("content-type", "").startswith("text/event-stream"):
         return _assembled(client, raw)
-    return _message_in(raw)
-
-
-def _seconds(timeout: Any) -> float:
-    """A client's timeout while it waits for bytes; infinite without one."""
-    found = getattr(timeout, "read", timeout)
-    return float(found) if isinstance(found, int | float) else math.inf
+    with contextlib.suppress(ValueError, TypeError, LookupError):
+        sent = raw.json()
+        if isinstance(sent["content"], list):
+            return dict(sent)
+    # Any other content is worth another attempt.
+    what = f"what came back is no message: {failures.one_line(raw.text)}"
+    raise anthropic.APIConnectionError(message=what, request=raw.request)
 
 
 def _assembled(client: anthropic.Anthropic, raw: Any) -> Mapping[str, Any]:
@@ -326,17 +283,3 @@ def _assembled(client: anthropic.Anthropic, raw: Any) -> Mapping[str, Any]:
         raise anthropic.APIConnectionError(message="the reply broke off", request=raw.request)
     whole: Mapping[str, Any] = message.to_dict(mode="json", warnings=False)
     return whole
-
-
-def _message_in(raw: Any) -> dict[str, Any]:
-    """The message in a whole response; any other content is worth another attempt."""
-    import anthropic
-
-    with contextlib.suppress(ValueError, TypeError, LookupError):
-        sent = raw.json()
-        if isinstance(sent["content"], list):
-            return dict(sent)
-    begin = failures.one_line(raw.text)
-    raise anthropic.APIConnectionError(
-        message=f"what came back is no message: {begin}", request=raw.request
-    )
