@@ -9,6 +9,7 @@ from typing import Annotated, cast
 from autopilot.cli.arguments import Name, Word, option
 from autopilot.cli.context import Context
 from autopilot.cli.pages import experiment as experiment_page
+from autopilot.cli.pages import picked
 from autopilot.core.records.record import EpochOutcome
 from autopilot.errors import ExperimentError, UsageError
 from autopilot.report.comparison import by_strategy
@@ -138,11 +139,7 @@ def trends(
             "experiment": notebook.slug,
             "monitor": monitor,
             "mode": mode,
-            "direction": trend.direction,
-            "rate": trend.rate,
-            "kept": trend.kept,
-            "epochs": trend.epochs,
-            "best": trend.best,
+            **picked(trend, "direction rate kept epochs best"),
             "projection": {"epochs": ahead, "value": projected},
             "strategies": strategies,
         }

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from autopilot.cli.arguments import DryRun, Epoch, EpochOrOption, Name, Reason, Reviewer, option
 from autopilot.cli.context import Context, in_child
 from autopilot.cli.output import Output, own_stdout
+from autopilot.cli.pages import picked
 from autopilot.core.figures import figure
 from autopilot.errors import UsageError
 from autopilot.proof.verification import Ruling, rule
@@ -173,8 +174,7 @@ def _document(found: PromotionPlan) -> dict[str, Any]:
         "into": found.onto.name,
         "tip": found.onto.tip,
         "method": found.method,
-        "score": found.score,
-        "test": found.test,
+        **picked(found, "score test"),
         "files": file_documents(found.counts),
         "gates": found.gates,
         "allowed": not found.failed,
@@ -246,8 +246,7 @@ def _ruling(context: Context, output: Output, name: str | None, epoch: str) -> R
             "against": ruling.against,
             "policy": ruling.policy,
             "passes": decision.kept,
-            "reasons": decision.reasons,
-            "gates": decision.gates,
+            **picked(decision, "reasons gates"),
             "metrics": judged.metrics,
             "recorded": {"verdict": judged.verdict, "reasons": judged.reasons},
             "differs": ruling.differs,

@@ -15,6 +15,7 @@ from autopilot.cli import arguments
 from autopilot.cli.arguments import option
 from autopilot.cli.context import Context
 from autopilot.cli.output import FAILED, INTERRUPTED, Output, guarded, own_stdout
+from autopilot.cli.pages import picked
 from autopilot.cli.pages.progress import ChildReporter, Reporter
 from autopilot.cli.people import HeldEdits
 from autopilot.command.options import TaskOptions
@@ -352,16 +353,8 @@ def _document(session: Session, result: Result) -> dict[str, Any]:
         "branch": f"autopilot/{session.slug}",
         "base": session.manifest.base,
         "monitor": session.trainer.monitor,
-        "stop_reason": result.stop_reason,
-        "interrupted": result.interrupted,
-        "epochs": result.epochs,
-        "kept": result.kept,
-        "best_epoch": result.best_epoch,
-        "baseline": result.baseline,
-        "best": result.best,
-        "metrics": result.metrics,
-        "test": result.test,
-        "cost": result.cost,
+        **picked(result, "stop_reason interrupted epochs kept best_epoch baseline best"),
+        **picked(result, "metrics test cost"),
         "models": session.trainer.run.ledger.by_role(),
         "outputs": [*session.workspace.outputs, *session.outputs],
         "never_measured": [item.id for item in _never_measured(session)[1]],

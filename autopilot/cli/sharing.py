@@ -9,6 +9,7 @@ import typer
 from autopilot.cli.arguments import NAME_OPTION, experiment_names, option
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
+from autopilot.cli.pages import picked
 from autopilot.errors import ExperimentError, UsageError
 from autopilot.git.remotes import default_remote, is_address, remotes, shown
 from autopilot.git.repository import Repository
@@ -19,7 +20,7 @@ from autopilot.sharing.pushing import push as send
 from autopilot.text import counted, redact
 from autopilot.tracking.layout import experiments
 
-_TOLD = ("state", "commits", "ahead", "tags", "notes", "merged", "remarks", "error", "hint")
+_TOLD = "state commits ahead tags notes merged remarks error hint"
 Names = Annotated[
     list[str] | None,
     typer.Argument(
@@ -118,8 +119,7 @@ def _tell(
             "dry_run": dry_run,
             **more,
             "experiments": [
-                {"experiment": outcome.slug} | {name: getattr(outcome, name) for name in _TOLD}
-                for outcome in outcomes
+                {"experiment": outcome.slug} | picked(outcome, _TOLD) for outcome in outcomes
             ],
         }
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from autopilot.ai.datasets.checkpoint import Distribution, Share
 from autopilot.ai.datasets.judging import Histogram, JudgingSummary, Rates
+from autopilot.cli.pages import picked
 from autopilot.core.figures import figure
 from autopilot.text import align, counted, jsonable, shorten
 
@@ -95,5 +96,4 @@ def document(path: Path, result: Distribution | JudgingSummary) -> dict[str, Any
         files = {split: str(path / f"{split}.jsonl") for split in result.splits}
         return {"folder": str(path), "files": files, "distribution": result}
     document = {"file": str(path), **jsonable(result.all), "pass_rate": result.all.pass_rate}
-    names = ("splits", "failed", "feedback", "reasons")
-    return document | {name: getattr(result, name) for name in names}
+    return document | picked(result, "splits failed feedback reasons")

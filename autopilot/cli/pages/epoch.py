@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autopilot.cli.pages import picked
 from autopilot.core.failures import failure_kinds, failure_lines
 from autopilot.core.figures import (
     changed_settings,
@@ -32,15 +33,8 @@ from autopilot.tracking.notebook import Notebook
 ODD_OUTCOMES: tuple[EpochOutcome, ...] = ("unchanged", "repeated", "failed", "refused")
 """Why an epoch was rejected, if not for its score."""
 
-_STEP = (
-    *("step", "strategy", "summary", "rationale", "gradients", "error", "violations", "wishes"),
-    "cost",
-)
-_QUESTION = ("step", "question", "role", "model", "prompt")
-_EPOCH = (
-    *("value", "delta", "best", "best_epoch", "metrics", "strategy", "summary", "reasons"),
-    *("commit", "rollback"),
-)
+_STEP = "step strategy summary rationale gradients error violations wishes cost"
+_EPOCH = "value delta best best_epoch metrics strategy summary reasons commit rollback"
 _EXAMPLES = 5
 _LEAST_TEXT = 12
 
@@ -79,8 +73,7 @@ def document(notebook: Notebook, epoch: Epoch, *, for_agent: bool = False) -> di
     number, before = epoch.number, _best_before(notebook, epoch)
     items = _by_need(notebook.items(epoch.measured))
     steps = [
-        {"commit": commit if record.changed else None}
-        | {name: getattr(record, name) for name in _STEP}
+        {"commit": commit if record.changed else None} | picked(record, _STEP)
         for commit, record in notebook.steps(number)
     ]
     failed = {
@@ -108,7 +101,7 @@ def document(notebook: Notebook, epoch: Epoch, *, for_agent: bool = False) -> di
 
 def questions(notebook: Notebook, epoch: Epoch, asked: Sequence[LlmRecord]) -> dict[str, Any]:
     """The questions to agents in an epoch, for programs."""
-    known = [{name: getattr(call, name) for name in _QUESTION} for call in asked]
+    known = [picked(call, "step question role model prompt") for call in asked]
     return {"experiment": notebook.slug, "epoch": epoch.number, "questions": known}
 
 
@@ -305,15 +298,12 @@ def _epoch(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
         "epoch": epoch.number,
         "verdict": epoch.verdict,
         "outcome": epoch.record.outcome,
-        **{name: getattr(epoch, name) for name in _EPOCH},
-        "values": epoch.record.values,
-        "reused": epoch.record.reused,
+        **picked(epoch, _EPOCH),
+        **picked(epoch.record, "values reused"),
         "commits": epoch.steps,
         "tag": notebook.layout.tag_name(epoch.number) if epoch.verdict != "rejected" else None,
         "violations": notebook.violations(epoch.number),
-        "cost": epoch.record.cost,
-        "restarts": epoch.record.restarts,
-        "restarts_s": epoch.record.restarts_s,
+        **picked(epoch.record, "cost restarts restarts_s"),
     }
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from autopilot.cli.output import Output
+from autopilot.cli.pages import picked
 from autopilot.errors import UsageError, translated_as
 from autopilot.text import align
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from autopilot.proof.replay import EpochReplay, Replay
     from autopilot.tracking.integrity import Difference
 
-_EPOCH = ("split", "verdict", "commit", "recorded", "replayed", "seconds")
 # The characters that XML 1.0 cannot hold.
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -176,7 +176,7 @@ def document(
         "epochs": [
             {
                 "epoch": epoch.number,
-                **{name: getattr(epoch, name) for name in _EPOCH},
+                **picked(epoch, "split verdict commit recorded replayed seconds"),
                 "same": not epoch.differences,
                 "not_comparable": [each.what for each in epoch.incomparable],
             }

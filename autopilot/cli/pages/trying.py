@@ -10,6 +10,7 @@ from typing import Any
 
 from autopilot.ai.prompt.briefing import Brief, Editable
 from autopilot.ai.prompt.facts import STALLED, recorded_brief
+from autopilot.cli.pages import picked
 from autopilot.core.figures import figures, signed
 from autopilot.core.gradient import Finding, TextGradient
 from autopilot.core.memory import DECISIONS
@@ -67,10 +68,9 @@ def verdict(place: TryPlace, trial: Trial) -> dict[str, Any]:
     old, new = ({item.id: item for item in notebook.data(each.measured)} for each in (best, epoch))
     fixed, broken = turned(old, new)
     better, worse = moved_values(old, new, monitor, mode)
-    names = ("verdict", "outcome", "summary", "strategy")
     return {
         **standing(place),
-        **{name: getattr(epoch.record, name) for name in names},
+        **picked(epoch.record, "verdict outcome summary strategy"),
         "before": best.value,
         "after": epoch.value,
         "change": epoch.delta,
@@ -104,13 +104,7 @@ def standing(place: TryPlace) -> dict[str, Any]:
         "best": last and last.best,
         "best_epoch": last and last.best_epoch,
         "tried": [
-            {
-                "epoch": lesson.epoch,
-                "outcome": lesson.outcome,
-                "strategy": lesson.strategy,
-                "summary": lesson.summary,
-                "gain": lesson.delta,
-            }
+            picked(lesson, "epoch outcome strategy summary") | {"gain": lesson.delta}
             for lesson in lessons
         ],
         "left": _left(notebook),
