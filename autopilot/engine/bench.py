@@ -23,7 +23,6 @@ from autopilot.engine.options import Options
 from autopilot.engine.target import load_target
 from autopilot.errors import MissingSourceError, ParameterError
 from autopilot.files import read_file, remove_file, replace_file
-from autopilot.git import objects
 from autopilot.git.packing import start_packing
 from autopilot.git.worktrees import changed_files
 from autopilot.sandbox.audit_hooks import Inputs, Offline
@@ -33,6 +32,7 @@ from autopilot.tracking.parameters import (
     check_clean,
     check_tracked,
     dirty_files,
+    in_submodule,
     scope_of,
     untracked,
 )
@@ -243,15 +243,8 @@ def explain_missing(workspace: Workspace, base: str, error: MissingSourceError) 
             hint="create and commit it, or correct the path: it starts at the folder that you are "
             "in, or at the target's with Path(__file__).parent",
         )
-    for depth in range(1, name.count("/") + 2):
-        folder = "/".join(name.split("/")[:depth])
-        entry = objects.entry_at(user, base, folder)
-        if entry is not None and entry.mode == objects.SUBMODULE:
-            return ParameterError(
-                f"the parameter {name} is in the submodule {folder}",
-                hint="run autopilot in the submodule's own repository",
-            )
-    return untracked(name, is_ignored=user.is_ignored(name))
+    inside = in_submodule(user, base, name)
+    return inside or untracked(name, is_ignored=user.is_ignored(name))
 
 
 def jobs_notes(jobs: int, loaders: Mapping[str, object]) -> list[str]:

@@ -231,15 +231,8 @@ def check_tracked(repo: Repository, tree: str, scopes: Iterable[Scope]) -> None:
     """
     owners: dict[str, Scope] = {}
     for scope in scopes:
-        parts = scope.path.split("/")
-        for depth in range(1, len(parts) + 1):
-            folder = "/".join(parts[:depth])
-            entry = objects.entry_at(repo, tree, folder)
-            if entry is not None and entry.mode == objects.SUBMODULE:
-                raise ParameterError(
-                    f"the parameter {scope.path} is in the submodule {folder}",
-                    hint="run autopilot in the submodule's own repository",
-                )
+        if error := in_submodule(repo, tree, scope.path):
+            raise error
         entries = entries_at(repo, tree, [scope])
         if not entries:
             raise _not_tracked(repo, scope)
@@ -269,6 +262,19 @@ def _not_tracked(repo: Repository, scope: Scope) -> ParameterError:
         )
     is_ignored = all(repo.is_ignored(scope.prefix + name) for name in names)
     return untracked(scope.path, is_ignored=is_ignored)
+
+
+def in_submodule(repo: Repository, tree: str, path: str) -> ParameterError | None:
+    """The error of a parameter in a submodule of the tree; None of others."""
+    for depth in range(1, path.count("/") + 2):
+        folder = "/".join(path.split("/")[:depth])
+        entry = objects.entry_at(repo, tree, folder)
+        if entry is not None and entry.mode == objects.SUBMODULE:
+            return ParameterError(
+                f"the parameter {path} is in the submodule {folder}",
+                hint="run autopilot in the submodule's own repository",
+            )
+    return None
 
 
 def untracked(path: str, *, is_ignored: bool) -> ParameterError:
