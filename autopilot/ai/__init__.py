@@ -8,30 +8,21 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from autopilot import _HOME_OF as _PUBLIC
+
+# Beside those that `autopilot` itself has.
 _HOMES = {
-    "autopilot.ai.agent": "Agent AgentContext AgentResult Tool",
-    "autopilot.ai.anthropic_agent": "AnthropicAgent ModelAgent TextEditor",
-    "autopilot.ai.prompt.briefing": "Brief",
-    "autopilot.ai.coding": "ClaudeCodeAgent CommandAgent",
-    "autopilot.ai.coding_tools": "AiderAgent CodexAgent GeminiAgent",
-    "autopilot.ai.constraints": "Constraint KeepPlaceholders MaxLength",
-    "autopilot.ai.datasets.generator": "DataGenerator",
-    "autopilot.ai.function_agent": "FunctionAgent",
-    "autopilot.ai.gradient": "AgentCollator ConcatCollator GradientCollator",
+    "autopilot.ai.agent": "Tool",
+    "autopilot.ai.anthropic_agent": "TextEditor",
     "autopilot.ai.datasets.judging": "Judging",
-    "autopilot.ai.judge": "Judge Judgement",
-    "autopilot.ai.loss": "JudgeLoss",
-    "autopilot.ai.model.base": "ChatModel",
-    "autopilot.ai.model.litellm_model": "LiteLLMModel",
-    "autopilot.ai.model.model": "Model",
-    "autopilot.ai.model.reply": "Reply ToolCall",
-    "autopilot.ai.model.parallel": "RateLimit each",
-    "autopilot.ai.prices": "Price",
+    "autopilot.ai.model.parallel": "each",
     "autopilot.ai.model.recording": "StoreRecorder recording_beside use_recorder",
-    "autopilot.ai.optimizer": "AgentOptimizer",
-    "autopilot.ai.steps": "BackStep LLMStep PythonStep WorkflowStep",
+    "autopilot.ai.prices": "Price",
+    "autopilot.ai.prompt.briefing": "Brief",
+    "autopilot.ai.steps": "WorkflowStep",
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+_HOME_OF = {name: home for name, home in _PUBLIC.items() if home.startswith("autopilot.ai.")}
+_HOME_OF |= {name: home for home, names in _HOMES.items() for name in names.split()}
 
 __all__ = sorted(_HOME_OF)  # all strings
 

@@ -286,9 +286,6 @@ class Tool(ABC):
         """
 
 
-# --- inside ------------------------------------------------------------------------------------
-
-
 def _recorded(run: Callable[..., AgentResult]) -> Callable[..., AgentResult]:
     """A subclass's own `run`, with all that `Agent.run` does around it."""
 

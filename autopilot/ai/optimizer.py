@@ -163,8 +163,6 @@ class AgentOptimizer(Optimizer):
         """
         return described(result.output)
 
-    # --- inside --------------------------------------------------------------------------------
-
     def _attempts(self, before: list[Any], start: str) -> Step:
         prompt, context, run = self.build_prompt(), self.build_context(), current_run()
         said, cost, failed = prompt, Cost(), list[str]()

@@ -6,10 +6,11 @@ is in its record.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache, partial
 from typing import Any
 
 from autopilot.errors import NoPriceError, UsageError
@@ -78,7 +79,7 @@ class Price:
 class _PackagePrice(Price):
     """A price of the package; `input` and `output` are those of a short prompt."""
 
-    calculate: Any = field(default=None, repr=False, compare=False)
+    calculate: Callable[[Usage], Any] = field(kw_only=True, repr=False, compare=False)
 
     def cost(self, usage: Usage) -> float:
         return float(self.calculate(usage).total_price)
@@ -110,29 +111,17 @@ def _listed(model: str) -> Price | None:
 
     # "litellm": PROVIDER/MODEL, or a bare name. Bedrock and OpenRouter have names of their own.
     lists = ["litellm"] + ["aws"] * ("." in model) + ["openrouter"] * ("/" in model)
+
+    def calculate(provider: str, usage: Usage) -> Any:
+        tokens = {**asdict(usage), "input_tokens": usage.read}
+        return genai_prices.calc_price(genai_prices.Usage(**tokens), model, provider_id=provider)
+
     for provider in lists:
-
-        def calculate(usage: Usage, provider: str = provider) -> Any:
-            return genai_prices.calc_price(
-                genai_prices.Usage(
-                    input_tokens=usage.read,
-                    output_tokens=usage.output_tokens,
-                    cache_write_tokens=usage.cache_write_tokens,
-                    cache_read_tokens=usage.cache_read_tokens,
-                ),
-                model,
-                provider_id=provider,
-            )
-
-        try:
-            sample = calculate(Usage(_SAMPLE, _SAMPLE))
-        except LookupError:
-            continue
-        read, written = (
-            round(float(dollars) * _MILLION / _SAMPLE, 9)
-            for dollars in (sample.input_price, sample.output_price)
-        )
-        return _PackagePrice(read, written, calculate=calculate)
+        with contextlib.suppress(LookupError):
+            sample = calculate(provider, Usage(_SAMPLE, _SAMPLE))
+            dollars = (sample.input_price, sample.output_price)
+            read, written = (round(float(each) * _MILLION / _SAMPLE, 9) for each in dollars)
+            return _PackagePrice(read, written, calculate=partial(calculate, provider))
     return None
 
 

@@ -258,9 +258,6 @@ COMMANDS: Commands = {
 }
 
 
-# --- both --------------------------------------------------------------------------------------
-
-
 def _next(command: str, path: Path) -> str:
     return f"autopilot ai {command} resume {shlex.quote(str(path))}"
 

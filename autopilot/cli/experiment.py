@@ -16,6 +16,7 @@ from autopilot.cli.output import own_stdout
 from autopilot.cli.pages import experiment as experiment_page
 from autopilot.cli.pages import listing as pages
 from autopilot.engine.options import Options
+from autopilot.errors import UsageError
 from autopilot.report.comparison import decision_line, file_documents, input_differences
 from autopilot.text import counted
 from autopilot.tracking.callbacks import export as write
@@ -148,7 +149,12 @@ def delete(
     found = plan_removal(repo, name)
     output.line(f"deleting {found.slug} removes")
     output.lines(f"  {line}" for line in experiment_page.removal(found))
-    if not yes and not output.confirm("delete it? [y/N]", otherwise="add --yes to delete it"):
+    if not (yes or output.can_ask):
+        raise UsageError(
+            "this needs your confirmation, and there is no terminal to ask on",
+            hint="add --yes to delete it",
+        )
+    if not yes and output.ask("delete it? [y/N]").lower() not in ("y", "yes"):
         output.line("nothing was removed")
         output.document({"experiment": found.slug, "deleted": False, "refs": found.refs})
         return

@@ -102,22 +102,19 @@ class AutoPilotCLI:
         def command() -> int:
             options = itertools.takewhile(lambda given: given.startswith("-"), arguments)
             if "--version" in options:
-                return self._version(output)
+                from autopilot.projects.health import versions
+
+                found = versions()
+                output.document({"autopilot": __version__} | found)
+                if not output.as_json:
+                    below = ", ".join(f"{name} {version}" for name, version in found.items())
+                    output.line(f"autopilot {__version__} ({below})")
+                return DONE
             from autopilot.cli.app import invoke
 
             return invoke(self.app(), list(arguments))
 
         return guarded(output, command)
-
-    def _version(self, output: Output) -> int:
-        from autopilot.projects.health import versions
-
-        found = versions()
-        output.document({"autopilot": __version__} | found)
-        if not output.as_json:
-            below = ", ".join(f"{name} {version}" for name, version in found.items())
-            output.line(f"autopilot {__version__} ({below})")
-        return DONE
 
 
 def open_streams() -> None:

@@ -237,21 +237,6 @@ class Output:
             text = f"{lead}{colon}{text}" if not _OPTION.search(lead) else text
         return text or hint
 
-    def confirm(self, question: str, otherwise: str) -> bool:
-        """Asks a person at the terminal; anything but yes is no.
-
-        Args:
-            otherwise: The hint where no person can answer.
-
-        Raises:
-            UsageError: no person can answer: it is a script, or a program reads the answer.
-        """
-        if not self.can_ask:
-            raise UsageError(
-                "this needs your confirmation, and there is no terminal to ask on", hint=otherwise
-            )
-        return self.ask(question).lower() in ("y", "yes")
-
     @property
     def can_ask(self) -> bool:
         """Whether a person can answer: it is no script, and no program reads the answer."""

@@ -16,7 +16,7 @@ from autopilot.cli.pages import epoch as epoch_page
 from autopilot.cli.pages import listing as pages
 from autopilot.cli.pages.progress import STYLES
 from autopilot.core.figures import lower_note
-from autopilot.errors import UsageError
+from autopilot.errors import UsageError, translated_as
 from autopilot.files import replacing
 from autopilot.git.repository import Repository
 from autopilot.text import whole
@@ -331,14 +331,10 @@ def _place(context: Context, to: Path, name: str) -> Path:
 
 def _write(path: Path, text: str) -> None:
     """Whole or not at all: a browser that has it open reads no half of it."""
-    try:
+    with translated_as(UsageError, f"cannot write {path}", "name another file with -o"):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as created:
             created.write_bytes(text.encode())
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {path}: {error.strerror}", hint="name another file with -o"
-        ) from error
 
 
 def _tell(output: Output, repo: Repository, path: Path) -> None:

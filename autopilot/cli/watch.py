@@ -87,16 +87,13 @@ def page(run: LiveRun, width: int, height: int) -> list[Styled]:
     room = height - len(head) - sum(len(block) + 1 for block in rest) - 1
     while rest and room < _LEAST_CHART and len(rest) > 1:
         room += len(rest.pop()) + 1
-    curve = list(_curve(run, width, min(room, _MOST_CHART)))
-    lines = [*head, *_joined([curve, *rest])]
+    # Axis, labels and legend are three lines.
+    tall = min(room, _MOST_CHART)
+    if run.points and tall >= _LEAST_CHART - 1:
+        curve = chart(run.points, f"val {run.monitor}", width=width, height=tall - 3)
+        rest.insert(0, [(line, "") for line in curve])
+    lines = [*head, *(line for block in rest for line in [("", ""), *block])]
     return [(fitting(redact(text), width), style) for text, style in lines[:height]]
-
-
-def _joined(blocks: list[list[Styled]]) -> Iterator[Styled]:
-    for block in blocks:
-        if block:
-            yield "", ""
-            yield from block
 
 
 def _state(run: LiveRun) -> str:
@@ -118,13 +115,6 @@ def _head(run: LiveRun) -> Iterator[Styled]:
         yield run.latest, STYLES.get(run.latest.split()[2].rstrip(":"), "")
     if run.goes_on_by:
         yield f"go on: {run.goes_on_by}", "yellow"
-
-
-def _curve(run: LiveRun, width: int, height: int) -> Iterator[Styled]:
-    # Axis, labels and legend are three lines.
-    if run.points and height >= _LEAST_CHART - 1:
-        for line in chart(run.points, f"val {run.monitor}", width=width, height=height - 3):
-            yield line, ""
 
 
 def _going(going: Going) -> Iterator[Styled]:

@@ -32,16 +32,6 @@ def agent_of(text: str, model: str | None) -> Agent:
     return made
 
 
-def edited_parameters(globs: Sequence[str], protected: Sequence[str]) -> list[PathParameter]:
-    """A parameter for each glob: the files that match, but for protected ones.
-
-    Raises:
-        UsageError: nothing is left of one.
-        MissingSourceError: there is no such file or folder.
-    """
-    return [_parameter(glob, protected) for glob in globs]
-
-
 def parameters_of(
     options: TaskOptions,
 ) -> tuple[dict[str, PathParameter], dict[str, ConfigParameter]]:
@@ -51,7 +41,7 @@ def parameters_of(
         UsageError: two have a file in common, or one is malformed.
         ParameterError: a parameter's file is missing, or cannot be tuned.
     """
-    edited = edited_parameters(options.edit or (), options.protect or ())
+    edited = [edited_parameter(glob, options.protect or ()) for glob in options.edit or ()]
     tuned = config_parameters(options.tune or ())
     _check_apart(edited, tuned)
     return _named("edit", edited), _named("tune", tuned)
@@ -82,8 +72,13 @@ def _glob(parameter: PathParameter) -> str:
     return os.path.normpath(os.path.join(parameter.label, pattern))
 
 
-def _parameter(glob: str, protected: Sequence[str]) -> PathParameter:
-    """The files of a glob: those below the folder before its first wildcard."""
+def edited_parameter(glob: str, protected: Sequence[str] = ()) -> PathParameter:
+    """The files of a glob below the folder before its first wildcard, but for protected ones.
+
+    Raises:
+        UsageError: nothing is left of it.
+        MissingSourceError: there is no such file or folder.
+    """
     wanted, *excluded = glob.split(":!")
     parts = Path(wanted).parts
     fixed = next((n for n, part in enumerate(parts) if re.search(r"[*?\[]", part)), len(parts))

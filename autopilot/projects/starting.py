@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from autopilot.command.editing import edited_parameters
+from autopilot.command.editing import edited_parameter
 from autopilot.command.writing import agent_call, quoted
 from autopilot.errors import UsageError
 from autopilot.projects.datasets import LabelledFile, delimiter_of
@@ -66,7 +66,7 @@ def edited_files(seen: Survey, globs: Sequence[str]) -> set[str]:
     """
     found = set()
     with contextlib.chdir(seen.folder):
-        for parameter in edited_parameters(globs, ()):
+        for parameter in map(edited_parameter, globs):
             below = os.path.relpath(parameter.root)
             names = {os.path.normpath(f"{below}/{name}") for name in parameter.files()}
             if not (own := names & set(seen.files)):

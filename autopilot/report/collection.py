@@ -163,7 +163,10 @@ def collect(notebook: Notebook, pool: DiffPool | None = None, details: int = DET
     """
     repo, epochs = notebook.repo, notebook.epochs
     pool = pool or DiffPool(repo)
-    detailed = _detailed(notebook, details)
+    # The epochs with all details: the newest, and those that they are compared with.
+    newest = epochs[-details:]
+    wanted = {0, *(n for e in newest for n in (e.number, e.origin, e.best_epoch, e.measured))}
+    detailed = {epoch.number: epoch for epoch in epochs if epoch.number in wanted}
     results, memory = _results(notebook, detailed), memory_of(notebook)
     texts = list(dict.fromkeys(epoch.strategy for epoch in epochs))
     pairs = list(_epochs(notebook, detailed, results, memory.lessons, texts, pool))
@@ -185,13 +188,6 @@ def collect(notebook: Notebook, pool: DiffPool | None = None, details: int = DET
         absent=[kind for kind in kinds if notebook.layout.notes(kind) not in there],
         bare=len(epochs) - len(detailed),
     )
-
-
-def _detailed(notebook: Notebook, count: int) -> dict[int, Epoch]:
-    """The epochs to show with all details: the newest, and those that they are compared with."""
-    newest = notebook.epochs[-count:]
-    wanted = {0, *(n for e in newest for n in (e.number, e.origin, e.best_epoch, e.measured))}
-    return {epoch.number: epoch for epoch in notebook.epochs if epoch.number in wanted}
 
 
 def between(first: Notebook, second: Notebook, pool: DiffPool) -> Changes:

@@ -117,6 +117,7 @@ def reduced(
     judged = last.epoch if last else -1
     own = [note for note in notes if note.epoch > judged or getattr(note, "split", "") == "test"]
     is_over = status.state in ("finished", "stopped", "waiting")
+    why = f": {one_line(last.reasons[0])}" if last and last.reasons else ""
     return LiveRun(
         slug=slug,
         state=status.state,
@@ -127,18 +128,13 @@ def reduced(
         best=last.best if last else None,
         best_epoch=last.best_epoch if last else 0,
         kept=sum(point.kept for point in points if point.epoch),
-        latest=_latest(last) if last else "",
+        latest=f"epoch {last.epoch} {last.verdict}{why}" if last else "",
         points=points,
         strategies=_strategies(points),
         spent=last.spent if last else Cost(),
         going=None if is_over or not (own or status.holder) else _going(judged + 1, own, points),
         goes_on_by="" if is_over or status.holder else goes_on_by,
     )
-
-
-def _latest(last: MetricsRecord) -> str:
-    why = f": {one_line(last.reasons[0])}" if last.reasons else ""
-    return f"epoch {last.epoch} {last.verdict}{why}"
 
 
 def _strategies(points: Sequence[Point]) -> list[Used]:

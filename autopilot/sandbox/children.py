@@ -267,12 +267,9 @@ class Children(Watcher):
         return done.stdout.splitlines() if done.code == 0 else []
 
 
-def _leads_elsewhere(
-    environment: Mapping[str, str] | None, redirections: Sequence[Redirection]
-) -> bool:
+def _leads_elsewhere(variables: Mapping[str, str], redirections: Sequence[Redirection]) -> bool:
     """Whether a child with that environment lacks one of the folders, or does not use it."""
-    given = os.environ if environment is None else environment
-    paths = given.get("PYTHONPATH", "").split(os.pathsep)
+    paths = variables.get("PYTHONPATH", "").split(os.pathsep)
     return any(not each.reaches or each.folder not in paths for each in redirections)
 
 

@@ -144,8 +144,6 @@ class ConfigParameter(PathParameter):
         lines = [f"{key} = {values.get(key, '-')}  ({s})" for key, s in self.spaces.items()]
         return "\n".join([*lines, super().render()])
 
-    # --- inside --------------------------------------------------------------------------------
-
     def _find_format(self) -> _Format:
         name = self.source.name
         if not self.is_file or self.source.is_symlink():

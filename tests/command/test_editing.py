@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autopilot.command.editing import edited_parameters
+from autopilot.command.editing import edited_parameter
 from autopilot.core.parameter import PathParameter
 from autopilot.errors import MissingSourceError
 from autopilot.tracking.parameters import ParameterPath
@@ -37,7 +37,7 @@ def test_globs(
         (tmp_path / name).write_text("x")
     monkeypatch.chdir(tmp_path)
 
-    (parameter,) = edited_parameters([edit], protect)
+    parameter = edited_parameter(edit, protect)
 
     found = [(parameter.root / name).relative_to(tmp_path) for name in parameter.files()]
     assert sorted(map(str, found)) == sorted(names.split() if " " not in edit else [names])
@@ -47,7 +47,7 @@ def test_a_file_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
 
     with pytest.raises(MissingSourceError, match="nosuch"):
-        edited_parameters(["nosuch/*.py"], ())
+        edited_parameter("nosuch/*.py")
 
 
 def test_excluded_files_are_no_part_of_a_parameter_anywhere(tmp_path: Path) -> None:

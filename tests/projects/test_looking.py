@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from autopilot.command.editing import edited_parameters
+from autopilot.command.editing import edited_parameter
 from autopilot.projects.looking import Survey
 
 
@@ -27,7 +27,7 @@ def test_tests_beside_the_source_are_not_what_may_be_edited(
     for file in (source, *tests):
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         Path(file).touch()
-    (parameter,) = edited_parameters(Survey(tmp_path, [source, *tests], frozenset()).sources, ())
+    (parameter,) = map(edited_parameter, Survey(tmp_path, [source, *tests], frozenset()).sources)
     assert [parameter.root / name for name in parameter.files()] == [tmp_path / source]
 
 

@@ -183,8 +183,6 @@ class DataGenerator:
         with checkpoint.held():
             return self._fill(checkpoint, budget, watch)
 
-    # --- inside --------------------------------------------------------------------------------
-
     def _fill(self, checkpoint: Checkpoint, budget: Limits | None, watch: Watch) -> Distribution:
         slots = {slot.number: slot for slot in checkpoint.first_line().slots()}
         try:

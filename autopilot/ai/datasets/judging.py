@@ -202,8 +202,6 @@ class Judging(Worklist[Beginning, Verdict, Unjudged]):
             for group, found in sorted(groups.items())
         ]
 
-    # --- inside --------------------------------------------------------------------------------
-
     def _judge(
         self, judge: Judge, items: Mapping[str, _Item], budget: Limits | None, watch: Watch
     ) -> JudgingSummary:

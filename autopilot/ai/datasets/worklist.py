@@ -22,7 +22,7 @@ from pydantic_core import PydanticSerializationError
 from autopilot.ai.model.parallel import each
 from autopilot.ai.model.recording import recording_beside
 from autopilot.core.records.ledger import Ledger, Limits
-from autopilot.errors import DataError, LockHeldError
+from autopilot.errors import DataError, LockHeldError, translated_as
 from autopilot.text import clean
 
 # JSON has no infinity: no limit is null.
@@ -164,13 +164,9 @@ class Worklist(Generic[B, D, F]):
             LockHeldError: another process holds it.
             DataError: the file cannot be written.
         """
-        try:
+        with translated_as(DataError, f"cannot write {self.path}", "name a writable place"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file = self.path.open("a+b")
-        except OSError as error:
-            raise DataError(
-                f"cannot write {self.path}: {error.strerror}", hint="name a writable place"
-            ) from error
         with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -224,8 +220,6 @@ class Worklist(Generic[B, D, F]):
                 file.write(text.encode() + b"\n")
             self._take_in(line)
 
-    # --- inside --------------------------------------------------------------------------------
-
     def _take_in(self, line: Any) -> None:
         if isinstance(line, BudgetLine):
             self.limits = Limits(line.calls, line.tokens, line.cost_usd)
@@ -243,14 +237,10 @@ class Worklist(Generic[B, D, F]):
 
     def _read(self) -> Iterator[BaseModel]:
         """All lines; a last one that a kill cut short is left out: its item was not finished."""
-        try:
-            *lines, last = self.path.read_bytes().split(b"\n")
-        except FileNotFoundError:
+        if not self.path.exists():
             return
-        except OSError as error:
-            raise DataError(
-                f"cannot read {self.path}: {error.strerror}", hint="name a file that can be read"
-            ) from error
+        with translated_as(DataError, f"cannot read {self.path}", "name a file that can be read"):
+            *lines, last = self.path.read_bytes().split(b"\n")
         for number, line in enumerate(lines, start=1):
             try:
                 yield self._adapter.validate_json(line)

@@ -10,7 +10,7 @@ import base64
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from io import IOBase
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +24,10 @@ T = TypeVar("T", bound=BaseModel)
 Message = Mapping[str, Any]
 
 _BLOCK = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
+# The fields of a Usage, as the API has them.
+_USAGE = (
+    *("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +78,7 @@ class Reply:
                 for block in blocks
                 if block["type"] == "tool_use"
             ],
-            None
-            if used is None
-            else Usage(
-                used.get("input_tokens") or 0,
-                used.get("output_tokens") or 0,
-                used.get("cache_creation_input_tokens") or 0,
-                used.get("cache_read_input_tokens") or 0,
-            ),
+            None if used is None else Usage(*(used.get(name) or 0 for name in _USAGE)),
             str(message.get("stop_reason") or ""),
             str(message.get("model") or ""),
             message,
@@ -103,12 +100,7 @@ class Reply:
             "stop_reason": self.stop_reason or ("tool_use" if uses else "end_turn"),
         }
         if self.usage is not None:
-            message["usage"] = {
-                "input_tokens": self.usage.input_tokens,
-                "output_tokens": self.usage.output_tokens,
-                "cache_creation_input_tokens": self.usage.cache_write_tokens,
-                "cache_read_input_tokens": self.usage.cache_read_tokens,
-            }
+            message["usage"] = dict(zip(_USAGE, astuple(self.usage), strict=True))
         return message
 
 

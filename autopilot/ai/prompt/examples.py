@@ -198,12 +198,13 @@ def _unlike(findings: Sequence[Finding]) -> list[Finding]:
 def _item(finding: Finding, said: str, room: int, passed: Set[str] = frozenset()) -> str:
     """An item with input, output, expected and its own feedback; "" where there is none of them."""
     own = finding.direction if finding.direction != said and said else ""
+    seen = (text.removeprefix(f"{finding.item}: ") for text in finding.evidence)
     fields = {
         "input": finding.input,
         "output": finding.output,
         "expected": finding.expected,
         "feedback": own,
-        "seen": "; ".join(_evidence(finding)),
+        "seen": "; ".join([text for text in seen if text != finding.item][:_EVIDENCE]),
     }
     fields = {name: text for name, text in fields.items() if text}
     if not fields:
@@ -218,19 +219,11 @@ def _item(finding: Finding, said: str, room: int, passed: Set[str] = frozenset()
     lines = []
     for label, text in fields.items():
         cut = cut_middle(text, rooms[label])
-        lines.append(f"{label}: {cut}" if "\n" not in cut else _indented(label, cut))
+        # Of several lines, each is indented below the label.
+        parts = [f"{label}:", *cut.split("\n")] if "\n" in cut else [f"{label}: {cut}"]
+        lines.append("\n      ".join(parts))
     head = f"- {name} {lines[0]}" if name else f"- {lines[0]}"
     return "\n".join([head, *(f"  {line}" for line in lines[1:])])
-
-
-def _indented(label: str, text: str) -> str:
-    return "\n      ".join([f"{label}:", *text.split("\n")])
-
-
-def _evidence(finding: Finding) -> list[str]:
-    """The observations, without what only names the item."""
-    texts = (text.removeprefix(f"{finding.item}: ") for text in finding.evidence)
-    return [text for text in texts if text != finding.item][:_EVIDENCE]
 
 
 def _ids(cause: Cause) -> str:

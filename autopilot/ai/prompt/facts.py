@@ -267,7 +267,12 @@ def _score(run: Fit, past: Past) -> Iterator[str]:
     records = past.judged()
     if records:
         yield from _values(records, run.experiment.noise)
-        yield from _failing_val(past.val_of(records[-1].best_epoch)[1])
+        items = past.val_of(records[-1].best_epoch)[1]
+        # How many val items fail, by category: of them, nothing else is told.
+        if failing := [item for item in items if item.outcome in NOT_PASSED]:
+            by = Counter(filter(None, map(_category, failing))).most_common(_CATEGORIES)
+            named = ", ".join(f"{category} {count}" for category, count in by)
+            yield f"Of {len(items)} val items {len(failing)} fail{': ' * bool(by)}{named}."
     if run.step_number > 1:
         yield f"This is step {run.step_number} of the epoch: its earlier ones are not measured yet."
     counts = run.seen.outcomes
@@ -281,15 +286,6 @@ def _score(run: Fit, past: Past) -> Iterator[str]:
     )
     for gate in gates:
         yield f"- {gate.describe()}" + ("" if gate.required else " (else there is a warning)")
-
-
-def _failing_val(items: Sequence[Datum]) -> Iterator[str]:
-    """How many val items fail, by category: of them, nothing else is told."""
-    failing = [item for item in items if item.outcome in NOT_PASSED]
-    if failing:
-        by = Counter(filter(None, map(_category, failing))).most_common(_CATEGORIES)
-        named = ", ".join(f"{category} {count}" for category, count in by)
-        yield f"Of {len(items)} val items {len(failing)} fail" + (f": {named}." if named else ".")
 
 
 def _values(records: Sequence[MetricsRecord], noise: Noise | None) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from autopilot.ai.agent import Agent, AgentContext, AgentResult
+from autopilot.ai.agent import Agent, AgentContext
 from autopilot.ai.function_agent import check_agent
 from autopilot.ai.model.base import ChatModel
 from autopilot.ai.model.reply import asking_for, explain, json_in
@@ -169,21 +169,13 @@ def ask(
         except AgentReplyError as error:
             if attempt == max_retries:
                 raise
-            said, context = go_on(prompt, result, context, f"{error.message}. {error.hint}.")
+            said = f"{error.message}. {error.hint}."
+            if result.session_id:
+                context = replace(context, session_id=result.session_id)
+            else:  # without a conversation it gets the whole prompt and its answer once more
+                answer = fence("answer", shorten(result.output, 4000))
+                said = f"{prompt}\n\nYou answered before:\n{answer}\n{said}"
     raise AssertionError("unreachable")
-
-
-def go_on(
-    prompt: str, result: AgentResult, context: AgentContext, problem: str
-) -> tuple[str, AgentContext]:
-    """The prompt and context that send an answer back with its problem.
-
-    An agent without conversations gets the whole prompt and its answer once more.
-    """
-    if result.session_id:
-        return problem, replace(context, session_id=result.session_id)
-    said = fence("answer", shorten(result.output, 4000))
-    return f"{prompt}\n\nYou answered before:\n{said}\n{problem}", context
 
 
 def read_reply(text: str, schema: type[T]) -> T:

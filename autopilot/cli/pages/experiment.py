@@ -127,9 +127,6 @@ def _result(summary: Summary) -> str:
     return ", ".join(filter(None, (text, test_gain(summary.test))))
 
 
-# --- compare -----------------------------------------------------------------------------------
-
-
 def comparison(first: Notebook, second: Notebook, counts: Mapping[str, LineCounts]) -> list[str]:
     """Two experiments side by side, and the lines that the second one's best state differs in."""
     rows = compared_results(first, second)
@@ -160,9 +157,6 @@ def _input_lines(first: Notebook, second: Notebook) -> list[str]:
     ]
 
 
-# --- delete ------------------------------------------------------------------------------------
-
-
 def removal(removed: Removal) -> list[str]:
     """The things that deleting removes, one a line."""
     lines = [
@@ -189,9 +183,6 @@ def removal(removed: Removal) -> list[str]:
     lines += [f"kept from its evaluations: {replace(o, kept='')} in {o.kept}" for o in removed.kept]
     stay = (name.split("/", 2)[2] for name in removed.others)
     return lines + [f"but not {name}, which no run made" for name in stay]
-
-
-# --- memory ------------------------------------------------------------------------------------
 
 
 def lessons(chosen: Sequence[Lesson], *, with_slug: bool) -> list[str]:

@@ -137,9 +137,6 @@ def _code(name: str) -> str:
     return f"`` {name} ``" if "`" in name else f"`{name.replace('|', chr(92) + '|')}`"
 
 
-# --- for programs ------------------------------------------------------------------------------
-
-
 def document(notebook: Notebook, proposal: Proposal, text: str) -> dict[str, Any]:
     """A proposal for a program."""
     return {
@@ -155,9 +152,6 @@ def document(notebook: Notebook, proposal: Proposal, text: str) -> dict[str, Any
     }
 
 
-# --- list --------------------------------------------------------------------------------------
-
-
 def table(standings: Sequence[Standing]) -> list[str]:
     """Proposals, one a line."""
     rows = [
@@ -169,9 +163,6 @@ def table(standings: Sequence[Standing]) -> list[str]:
     ]
     columns = ["experiment", "state", "for", "epochs", "last", "tip", "detail"]
     return align(columns, rows, right=["epochs", "last"])
-
-
-# --- verify ------------------------------------------------------------------------------------
 
 
 def verification(result: Verification) -> list[str]:
