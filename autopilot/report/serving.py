@@ -55,8 +55,8 @@ class ReportServer(ThreadingHTTPServer):
         self.url = f"http://{self.hosts[0]}{self.place}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Says nothing of a browser or an experiment that has gone: the next request tells."""
-        if not isinstance(sys.exception(), OSError | AutopilotError):
+        """Says nothing of a browser that has gone."""
+        if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
     def source(self) -> RunReader:
@@ -72,6 +72,7 @@ class ReportServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: ReportServer
+    _begun = False
 
     def do_GET(self) -> None:
         """Answers a browser; one that was led here by another page's address gets nothing."""
@@ -80,15 +81,20 @@ class _Handler(BaseHTTPRequestHandler):
         if not is_ours:
             self.send_error(404)
             return
-        if name == "events":
-            self._events()
-        else:
-            data = self.server.data()
-            text = dumped(data) if name else rendered(data)
-            self._head(name)
-            self.wfile.write(whole(text).encode())
+        try:
+            if name == "events":
+                self._events()
+            else:
+                data = self.server.data()
+                text = dumped(data) if name else rendered(data)
+                self._head(name)
+                self.wfile.write(whole(text).encode())
+        except AutopilotError as error:
+            if not self._begun:  # else the page keeps what it has, and shows that no more comes
+                self.send_error(410, explain=whole(f"{error.message} ({error.hint})"))
 
     def _head(self, name: str) -> None:
+        self._begun = True
         self.send_response(200)
         self.send_header("Content-Type", f"{_TYPES[name]}; charset=utf-8")
         self.send_header("Cache-Control", "no-store")
@@ -96,8 +102,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _events(self) -> None:
         source, sent_s = self.server.source(), 0.0
-        self._head("events")
         for run in source.looks(_LOOK_S):
+            if not self._begun:
+                self._head("events")
             if run is not None:
                 # The curve is in the report's data.
                 document = run.document() | {"points": len(run.points)}

@@ -783,6 +783,17 @@ def test_serve_says_what_it_does_not_go_with_and_that_a_port_is_taken(story):
         assert "another" in caught.value.hint
 
 
+def test_a_served_page_of_an_experiment_that_was_deleted_says_so(story):
+    with ReportServer(story.repo.workdir, "gone") as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for name in ("", "report.json", "events"):
+            asked = http.client.HTTPConnection("127.0.0.1", server.server_port)
+            asked.request("GET", f"{server.place}{name}", headers={"Host": server.hosts[0]})
+            answer = asked.getresponse()
+            assert answer.status == 410 and "no experiment gone" in answer.read().decode(), name
+        server.shutdown()
+
+
 def test_a_served_page_says_nothing_of_a_client_that_has_gone(story, capfd):
     with ReportServer(story.repo.workdir, "story") as server:
         for name in ("", "events"):

@@ -29,7 +29,13 @@ function follow() {
     liveView(latest);
     renewed();
   };
-  events.onerror = () => live.classList.add("lost");
+  events.onerror = () => {
+    live.classList.add("lost");
+    if (events.readyState !== EventSource.CLOSED) return; // It asks again by itself.
+    const gone = "The experiment cannot be read any more. This is how it was; loaded again, the page says why.";
+    live.hidden = false;
+    fill(live, h("div", { class: "card panel", role: "status" }, gone));
+  };
 }
 
 function liveView(run) {
