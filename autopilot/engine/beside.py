@@ -8,7 +8,7 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from autopilot.text import redact, shorten
 from autopilot.tracking.loggers import check_installed, is_installed
 from autopilot.tracking.notebook import Notebook
 
-_WAIT_S, _NOTIFY_S = 60.0, 60.0
+_QUIET_S, _WAIT_S, _NOTIFY_S = 2.0, 60.0, 60.0
 _DETACHED = "import os, sys; os.fork() and os._exit(0); "
 _DETACHED += "from autopilot.tracking.loggers import main; main(*sys.argv[1:])"
 
@@ -109,19 +109,22 @@ class Beside:
         """For the run's own process."""
         return [] if self._writer < 0 else [News(self._writer)]
 
-    def end(self) -> list[str]:
-        """Lets it send the rest; returns a line on where that is, none without a tracker."""
+    def end(self) -> Iterator[str]:
+        """Lets it send the rest; tells where that is, and first that it is waited for, if it is."""
         if self._writer < 0:
-            is_missing = self._kind is not None
-            return [f"{self._kind}: not installed here, nothing is sent"] if is_missing else []
+            if self._kind is not None:
+                yield f"{self._kind}: not installed here, nothing is sent"
+            return
         os.close(self._writer)
         with os.fdopen(self._answers, encoding="utf-8", errors="replace") as answers:
             rest = f"a resume with --log-to {self._kind} sends the rest"
             lines = ["it is still being sent, and goes on beside"]
             with contextlib.suppress(KeyboardInterrupt):  # it ends the wait; the run has ended
+                if not select.select([answers], [], [], _QUIET_S)[0]:
+                    yield f"{self._kind}: the rest is sent, for {_WAIT_S:g} s (Ctrl-C: no longer)"
                 if select.select([answers], [], [], _WAIT_S)[0]:
                     lines = [*answers] or [f"its process was ended; {rest}"]
-            return [f"{self._kind}: {line.rstrip()}" for line in lines]
+            yield from (f"{self._kind}: {line.rstrip()}" for line in lines)
 
 
 def run_command(command: str, folder: Path, slug: str, code: int) -> str:

@@ -48,12 +48,12 @@ def test_a_tracker_that_only_an_earlier_command_named_may_be_missing(
     monkeypatch.setitem(sys.modules, "wandb", None)
     prepare = Prepare(tmp_path, lambda *_: pytest.fail("no session"), "wandb")
     beside = Beside(prepare)
-    assert beside.callbacks() == [] and beside.end() == [
+    assert beside.callbacks() == [] and [*beside.end()] == [
         "wandb: not installed here, nothing is sent"
     ]
     with pytest.raises(UsageError):
         resuming(tmp_path, cast(Notebook, None), Options(log_to="wandb"))  # before it is read
-    assert Beside(replace(prepare, tracker=None)).end() == []
+    assert [*Beside(replace(prepare, tracker=None)).end()] == []
 
 
 def _interrupt() -> None:
@@ -72,6 +72,13 @@ def test_the_end_is_told_whatever_becomes_of_the_tracker(
     monkeypatch.setattr("select.select", lambda *_: (event(), ([True], [], []))[1])
     (line,) = beside.end()
     assert line.startswith(f"tensorboard: {said}")
+    # One that takes longer than two seconds is waited for aloud.
+    beside = Beside(Prepare(tmp_path, lambda *_: pytest.fail("no session"), "tensorboard"))
+    looks = iter([([], [], []), ([True], [], [])])
+    monkeypatch.setattr("select.select", lambda *_: next(looks))
+    told = beside.end()
+    assert next(told).startswith("tensorboard: the rest is sent, for 60 s (Ctrl-C")
+    assert next(told).startswith("tensorboard: its process was ended") and not [*told]
 
 
 def test_a_dry_run_looks_for_the_tracker_too(
