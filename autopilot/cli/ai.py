@@ -25,7 +25,6 @@ from autopilot.cli.arguments import Hparams, option
 from autopilot.cli.context import CommandGroup, Commands, Context
 from autopilot.cli.output import INTERRUPTED, Output, own_stdout
 from autopilot.cli.pages import dataset as pages
-from autopilot.core.figures import spending
 from autopilot.core.records.ledger import Ledger, Limits
 from autopilot.engine.options import BUDGETS, Options
 from autopilot.engine.supervisor import interruptible
@@ -121,7 +120,7 @@ def summarize_generate(context: Context, dataset: Folder) -> None:
         shown = f"  {file}" if (context.folder / file).exists() else ""
         output.line(f"  {split}: {share.made} of {share.planned}{shown}")
     if spent.calls:
-        output.line(f"cost: {spending(spent)}")
+        output.line(f"cost: {spent.render()}")
     output.lines(pages.counts(made.reasons, output.width))
     if made.missing:
         output.line(f"go on: {_next('generate', dataset)}")
@@ -210,7 +209,7 @@ def summarize_judge(context: Context, file: Verdicts) -> None:
     found, spent = judging.summary(), spent_beside(judging.calls)
     output.lines(pages.judged(found, output.width))
     if spent.calls:
-        output.line(f"cost: {spending(spent)}")
+        output.line(f"cost: {spent.render()}")
     output.document(pages.document(file, found) | {"spent": spent})
 
 
@@ -335,7 +334,7 @@ def _watched(output: Output, verb: str) -> Iterator[Watch]:
     def watch(done: int, total: int, ledger: Ledger) -> None:
         nonlocal status, shown_s
         spent = ledger.total()
-        text = f"{done} of {total} {verb}" + (f", {spending(spent)}" if spent.calls else "")
+        text = f"{done} of {total} {verb}" + (f", {spent.render()}" if spent.calls else "")
         if output.is_terminal and not output.as_json:
             if status is None:
                 status = output.console.status(text)

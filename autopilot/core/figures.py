@@ -7,10 +7,8 @@ import numbers
 import re
 from collections.abc import Mapping
 
-from autopilot.core.records.ledger import Spent
 from autopilot.core.types import Cost, Gain, Outcome
 from autopilot.errors import UsageError
-from autopilot.text import counted
 
 # Names of costs. A metric named so needs a stated direction; no direction follows from a name.
 _COSTS = re.compile(
@@ -252,13 +250,6 @@ def test_gain(gain: Gain | None) -> str:
     if gain.low is None:
         return text
     return f"{text} (95% interval of the gain {' .. '.join(figures(gain.low, gain.high))})"
-
-
-def spending(spent: Spent) -> str:
-    """The cost of model calls, in words."""
-    dollars = f"${spent.cost_usd:.2f}" if spent.cost_usd >= 0.01 else f"${spent.cost_usd:.2g}"
-    unknown = f", the price of {spent.unpriced} is unknown" if spent.unpriced else ""
-    return f"{counted(spent.calls, 'model call')}, {spent.tokens:,} tokens, {dollars}{unknown}"
 
 
 def _text(value: float | None, more: int, *, small: bool = True) -> str:

@@ -141,7 +141,7 @@ def test_a_judging_that_was_killed_pays_nothing_twice(parts, inside, serve) -> N
         "5 of 10 items passed (50%), mean score 0.450",
         "said most often of items that did not pass:",
         "    5x  be even",
-        "cost: 10 model calls, 1,200 tokens, $0.002",
+        "cost: 10 calls, 1200 tokens, $0.002",
     ]
     shown = inside("judge", "distribution", "verdicts.jsonl", "--bins", "2")[1]
     bar = "#" * 40
@@ -163,7 +163,7 @@ def test_a_budget_stops_and_a_larger_one_goes_on(inside, serve) -> None:
     code, out, _ = inside("generate", "resume", "d", "--budget-calls", "9", "--json")
     assert server.count == 6
     assert json.loads(out)["distribution"]["splits"]["val"] == {"planned": 1, "made": 1}
-    assert "cost: 6 model calls, 720 tokens, $0.0012" in inside("generate", "summarize", "d")[1]
+    assert "cost: 6 calls, 720 tokens, $0.0012" in inside("generate", "summarize", "d")[1]
     rows = inside("generate", "distribution", "d")[1].splitlines()
     assert rows[1].split() == ["all", "4", "1", "1"]
 
