@@ -18,7 +18,7 @@ from autopilot.core.graph import Graph
 from autopilot.core.parameter import Parameter
 from autopilot.core.signatures import as_call
 from autopilot.core.types import Datum, Outcome
-from autopilot.errors import EvaluationError, MetricError, ModuleError, UsageError
+from autopilot.errors import EvaluationError, ModuleError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class Scoring:
 
 
 class ItemMean:
-    """The metrics that the loop measures on every split, whatever the module declares.
+    """The metrics that the loop measures on every split, of results that Scoring has converted.
 
     "accuracy" is passed / (passed + failed + error): unmeasured and unscored items do not count. It
     is missing where no item passed or failed, unless all that were measured are errors. An item's
@@ -144,14 +144,7 @@ class ItemMean:
 
     def _take(self, item: Datum, weight: int) -> None:
         for name, value in item.metrics.items():
-            try:
-                taken = number(value)
-            except ValueError as error:
-                raise MetricError(
-                    f"item {item.id} has as its metric {name!r} {error}",
-                    hint="keep numbers in a Datum's metrics, anything else in its metadata",
-                ) from error
-            self._sums[name] = self._sums.get(name, 0.0) + taken * weight
+            self._sums[name] = self._sums.get(name, 0.0) + value * weight
             self._counts[name] = self._counts.get(name, 0) + weight
 
 

@@ -12,7 +12,7 @@ from autopilot.core.comparison import Monitored
 from autopilot.core.metrics import Accuracy
 from autopilot.core.scoring import ItemMean, Scoring, worst_value
 from autopilot.core.types import Datum
-from autopilot.errors import EvaluationError, MetricError, UsageError
+from autopilot.errors import EvaluationError, UsageError
 
 PASSED, FAILED, UNSCORED = Datum(success=True), Datum(success=False), Datum()
 ERROR, UNMEASURED = Datum(error_message="timed out"), Datum(success=True, unmeasured="no answer")
@@ -77,15 +77,6 @@ def test_item_mean_weighs_a_batch_metric_by_its_items():
     mean.update(Datum(items=[PASSED, PASSED, PASSED], metrics={"loss": 1.0}))
     mean.update(Datum(items=[PASSED], metrics={"loss": 5.0}))
     assert mean.compute() == {"accuracy": 1.0, "loss": 2.0}
-
-
-def test_item_mean_takes_what_converts_to_a_float_and_names_what_does_not():
-    half, third = Datum(metrics={"f1": Decimal("0.5")}), Datum(metrics={"f1": Fraction(1, 4)})
-    assert means(half, third, Datum(metrics={"f1": True}), Datum(metrics={"f1": 0.25})) == {
-        "f1": 0.5
-    }
-    with pytest.raises(MetricError, match=r"item q7 has as its metric 'f1' the text '1', not a nu"):
-        means(Datum(id="q7", metrics={"f1": "1"}))
 
 
 def test_item_mean_without_items_is_empty():
