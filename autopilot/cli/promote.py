@@ -230,7 +230,7 @@ def explain(context: Context, name: Name = None, epoch: Epoch = "last") -> None:
         output.lines(f"  {line}" for line in lines)
         for split, values in judged.metrics.items():
             output.line(f"{split}: {', '.join(f'{k} {figure(v)}' for k, v in values.items())}")
-        output.line(f"the run decided: {judged.verdict} ({'; '.join(judged.reasons)})")
+        output.line(f"the run decided: {judged.verdict} ({'; '.join(judged.record.reasons)})")
         if ruling.differs:
             output.line("policy or gates were changed since, or a record was", "yellow")
 
@@ -248,7 +248,7 @@ def _ruling(context: Context, output: Output, name: str | None, epoch: str) -> R
             "passes": decision.kept,
             **picked(decision, "reasons gates"),
             "metrics": judged.metrics,
-            "recorded": {"verdict": judged.verdict, "reasons": judged.reasons},
+            "recorded": {"verdict": judged.verdict, "reasons": judged.record.reasons},
             "differs": ruling.differs,
         }
     )

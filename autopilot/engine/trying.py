@@ -240,8 +240,8 @@ class TryPlace:
                 f"{self.slug} has no kept edit that could be taken back: the baseline is the best",
                 hint=_HOW,
             )
-        before = notebook.epoch(number - 1).best_epoch
-        message = f"{TAKEN_BACK} epoch {number}: {notebook.epoch(number).summary}"
+        before = notebook.epoch(number - 1).record.best_epoch
+        message = f"{TAKEN_BACK} epoch {number}: {notebook.epoch(number).record.summary}"
         return Trial(notebook.after(before), message, number, epoch)
 
     def _nothing(self, beside: Sequence[str]) -> ExperimentError:

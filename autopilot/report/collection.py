@@ -165,10 +165,13 @@ def collect(notebook: Notebook, pool: DiffPool | None = None, details: int = DET
     pool = pool or DiffPool(repo)
     # The epochs with all details: the newest, and those that they are compared with.
     newest = epochs[-details:]
-    wanted = {0, *(n for e in newest for n in (e.number, e.origin, e.best_epoch, e.measured))}
+    wanted = {
+        0,
+        *(n for e in newest for n in (e.number, e.origin, e.record.best_epoch, e.measured)),
+    }
     detailed = {epoch.number: epoch for epoch in epochs if epoch.number in wanted}
     results, memory = _results(notebook, detailed), memory_of(notebook)
-    texts = list(dict.fromkeys(epoch.strategy for epoch in epochs))
+    texts = list(dict.fromkeys(epoch.record.strategy for epoch in epochs))
     pairs = list(_epochs(notebook, detailed, results, memory.lessons, texts, pool))
     base, best = notebook.base or notebook.start, notebook.best_commit
     # Every run writes these kinds of notes; after a partial fetch some are missing.
@@ -237,12 +240,12 @@ def _epochs(
             epoch.record.outcome,
             _short(epoch.value),
             _short(epoch.delta),
-            _short(epoch.best),
-            epoch.best_epoch,
+            _short(epoch.record.best),
+            epoch.record.best_epoch,
             before,
-            places[epoch.strategy],
-            clipped(epoch.summary, _TEXT),
-            epoch.reasons,
+            places[epoch.record.strategy],
+            clipped(epoch.record.summary, _TEXT),
+            epoch.record.reasons,
             epoch.record.reused,
             epoch.steps[-1] if epoch.steps else epoch.commit,
             epoch.rollback,
@@ -265,7 +268,7 @@ def _epochs(
             "changes": changes,
         }
         yield row, detail
-        before = epoch.best_epoch
+        before = epoch.record.best_epoch
 
 
 def _step(commit: str, record: StepRecord) -> dict[str, Any]:

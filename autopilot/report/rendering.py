@@ -201,8 +201,8 @@ def _table(notebook: Notebook) -> list[str]:
             figures(epoch.value, epoch.before)[0],
             signed(epoch.delta, of=epoch.before),
             f"**{epoch.verdict}**" if epoch.verdict == "kept" else epoch.verdict,
-            plain(epoch.strategy or epoch.summary),
-            plain("; ".join(epoch.reasons)),
+            plain(epoch.record.strategy or epoch.record.summary),
+            plain("; ".join(epoch.record.reasons)),
             f"`{epoch.commit[:7]}`" if epoch.steps or not epoch.number else "",
         ]
         for epoch in epochs

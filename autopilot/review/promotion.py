@@ -183,7 +183,7 @@ def _commit(notebook: Notebook, found: PromotionPlan, reason: str, reviewer: str
     """The commit that the branch is moved to."""
     since = found.merged.epoch or 0
     kept = [
-        f"epoch {epoch.number}: {one_line(epoch.summary or epoch.strategy)}"
+        f"epoch {epoch.number}: {one_line(epoch.record.summary or epoch.record.strategy)}"
         for epoch in notebook.epochs
         if epoch.verdict == "kept" and since < epoch.number <= found.epoch.number
     ]
@@ -206,7 +206,7 @@ def _commit(notebook: Notebook, found: PromotionPlan, reason: str, reviewer: str
 def _standing_gates(notebook: Notebook, epoch: Epoch, onto: Branch) -> Iterator[Requirement]:
     """The verdict, the decisions of people, and whether the branch can be moved at all."""
     number, slug = epoch.number, notebook.slug
-    why = f": {'; '.join(epoch.reasons)}" if epoch.reasons else ""
+    why = f": {'; '.join(epoch.record.reasons)}" if epoch.record.reasons else ""
     detail = f"the policy {epoch.verdict} it{why}"
     if number == 0:
         detail = "it is the baseline: nothing was changed"

@@ -218,10 +218,10 @@ def _message(notebook: Notebook, change: changes.ParameterChange, onto: str) -> 
         epoch.number,
         change.source,
         onto,
-        what=epoch.summary or epoch.strategy,
+        what=epoch.record.summary or epoch.record.strategy,
         why=list(dict.fromkeys(why)),
         scores=change.scores,
-        strategy=epoch.strategy,
+        strategy=epoch.record.strategy,
     )
 
 

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from autopilot.tracking.epochs import Epoch
     from autopilot.tracking.notebook import Notebook
 
-_OF_EPOCH = (
-    *("verdict", "metrics", "value", "before", "delta", "best", "best_epoch", "strategy"),
-    *("summary", "reasons", "commit", "rollback", "steps"),
+_OF_EPOCH = ("verdict", "metrics", "value", "before", "delta", "commit", "rollback", "steps")
+_OF_RECORD = (
+    *("best", "best_epoch", "strategy", "summary", "reasons", "outcome", "reused", "cost"),
 )
 
 
@@ -199,4 +199,4 @@ def _metrics(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
     tag = notebook.layout.tag_name(epoch.number) if epoch.verdict != "rejected" else None
     head = {"epoch": epoch.number, "monitor": monitor, "mode": mode, "tag": tag}
     own = {name: getattr(epoch, name) for name in _OF_EPOCH}
-    return head | own | {name: getattr(record, name) for name in ("outcome", "reused", "cost")}
+    return head | own | {name: getattr(record, name) for name in _OF_RECORD}

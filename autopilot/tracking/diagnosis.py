@@ -163,11 +163,11 @@ class Traces:
         found = []
         for before, epoch in pairwise(self.notebook.epochs):
             # Each epoch starts from the best one: a rejected one was rolled back.
-            old, new = self.results.get(before.best_epoch), self.results.get(epoch.number)
+            old, new = self.results.get(before.record.best_epoch), self.results.get(epoch.number)
             if old is None or new is None:
                 continue
             fixed, broken = turned(old, new)
-            strategy = epoch.strategy or epoch.summary
+            strategy = epoch.record.strategy or epoch.record.summary
             moved = moved_values(old, new, *self.notebook.monitor)
             found.append(ItemChanges(epoch.number, epoch.verdict, strategy, fixed, broken, *moved))
         return found

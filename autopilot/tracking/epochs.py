@@ -61,31 +61,6 @@ class Epoch:
             return None
         return self.value - self.before
 
-    @property
-    def best(self) -> float | None:
-        """The best value afterwards."""
-        return self.record.best
-
-    @property
-    def best_epoch(self) -> int:
-        """The epoch that the branch equals afterwards."""
-        return self.record.best_epoch
-
-    @property
-    def strategy(self) -> str:
-        """The optimizer's name for the kind of change."""
-        return self.record.strategy
-
-    @property
-    def summary(self) -> str:
-        """The change in one sentence."""
-        return self.record.summary
-
-    @property
-    def reasons(self) -> tuple[str, ...]:
-        """The verdict's reasons."""
-        return self.record.reasons
-
 
 def steps_in(line: Iterable[Commit]) -> dict[int, list[Commit]]:
     """Epoch to its step commits, in the order of the line."""

@@ -265,7 +265,7 @@ def epoch_metrics(epoch: Epoch) -> dict[str, float]:
     spent, values = epoch.record.spent, dict[str, Any]()
     for split, metrics in {**epoch.metrics, "values": epoch.record.values}.items():
         values |= {f"{split}/{name}": value for name, value in metrics.items()}
-    values |= {"best": epoch.best, "cost/evaluations": spent.evaluations}
+    values |= {"best": epoch.record.best, "cost/evaluations": spent.evaluations}
     values |= {"cost/tokens": spent.tokens, "cost/usd": spent.cost_usd}
     values |= {"cost/seconds": spent.seconds, "kept": epoch.verdict == "kept"}
     numbers = {n: float(v) for n, v in values.items() if isinstance(v, int | float)}

@@ -65,7 +65,7 @@ def test_the_epochs_as_they_went(repository, top):
     run(top, 2, 1, None, 3)
     book = Notebook(repository, "demo")
     rows = [
-        (e.number, e.verdict, e.value, e.delta, e.best, e.strategy, e.record.outcome)
+        (e.number, e.verdict, e.value, e.delta, e.record.best, e.record.strategy, e.record.outcome)
         for e in book.epochs
     ]
     assert rows == [

@@ -34,7 +34,8 @@ ODD_OUTCOMES: tuple[EpochOutcome, ...] = ("unchanged", "repeated", "failed", "re
 """Why an epoch was rejected, if not for its score."""
 
 _STEP = "step strategy summary rationale gradients error violations wishes cost"
-_EPOCH = "value delta best best_epoch metrics strategy summary reasons commit rollback"
+_EPOCH = "value delta metrics commit rollback"
+_RECORD = "outcome best best_epoch strategy summary reasons values reused cost restarts restarts_s"
 _EXAMPLES = 5
 _LEAST_TEXT = 12
 
@@ -44,19 +45,21 @@ def lines(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
     commit = commits.read_commit(notebook.repo, epoch.steps[-1] if epoch.steps else epoch.commit)
     place = f"tag: {notebook.layout.tag_name(epoch.number)}"
     if epoch.verdict == "rejected":
-        place = "" if epoch.steps else f"still epoch {epoch.best_epoch}: nothing was committed"
+        place = (
+            "" if epoch.steps else f"still epoch {epoch.record.best_epoch}: nothing was committed"
+        )
     lines = [f"commit {commit.id}" + (f" ({place})" if place else "")]
     lines.append(f"Epoch:    {epoch.number} of {notebook.slug}, {_verdict(epoch)}")
     lines.append(f"Date:     {git_date(commit.time_s)}")
-    if epoch.strategy:
-        lines.append(f"Strategy: {one_line(epoch.strategy, 1000)}")
+    if epoch.record.strategy:
+        lines.append(f"Strategy: {one_line(epoch.record.strategy, 1000)}")
     often, took_s = counted(epoch.record.restarts, "restart"), epoch.record.restarts_s
     restarts = f" ({took_s:.1f} s of it in {often})" if epoch.record.restarts else ""
     lines += [f"Cost:     {costs(epoch.record.cost)}{restarts}", ""]
     if epoch.number == 0:
         lines += ["    the state before anything was changed", ""]
     lines += _steps(notebook, epoch)
-    lines += [f"{epoch.verdict}: {reason}" for reason in epoch.reasons]
+    lines += [f"{epoch.verdict}: {reason}" for reason in epoch.record.reasons]
     lines += ["", *_scores(notebook, epoch)]
     lines += ["", *values] if (values := _values(notebook, epoch)) else []
     for block in (_failures(notebook, epoch, width), _lessons(notebook, epoch)):
@@ -239,7 +242,7 @@ def _lessons(notebook: Notebook, epoch: Epoch) -> list[str]:
     for lesson in notebook.lessons(epoch.number):
         gain, by = "gain " if lesson.mode == "min" else "", signed(lesson.delta, of=lesson.value)
         change = f", {gain}{by}" if by else ""
-        is_known = lesson.reason in ("", "; ".join(epoch.reasons))
+        is_known = lesson.reason in ("", "; ".join(epoch.record.reasons))
         because = "" if is_known else f": {one_line(lesson.reason, 200)}"
         name = one_line(lesson.strategy, 200)
         named = f"strategy {name}: " if name else ""
@@ -255,7 +258,7 @@ def _verdict(epoch: Epoch) -> str:
     odd = f" ({epoch.record.outcome})" if epoch.record.outcome in ODD_OUTCOMES else ""
     back = ""
     if epoch.rollback is not None and epoch.steps:
-        back = f", rolled back to epoch {epoch.best_epoch} by {epoch.rollback[:7]}"
+        back = f", rolled back to epoch {epoch.record.best_epoch} by {epoch.rollback[:7]}"
     return f"{epoch.verdict}{odd}{back}"
 
 
@@ -297,13 +300,11 @@ def _epoch(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
     return {
         "epoch": epoch.number,
         "verdict": epoch.verdict,
-        "outcome": epoch.record.outcome,
         **picked(epoch, _EPOCH),
-        **picked(epoch.record, "values reused"),
+        **picked(epoch.record, _RECORD),
         "commits": epoch.steps,
         "tag": notebook.layout.tag_name(epoch.number) if epoch.verdict != "rejected" else None,
         "violations": notebook.violations(epoch.number),
-        **picked(epoch.record, "cost restarts restarts_s"),
     }
 
 

@@ -71,7 +71,7 @@ def table(notebook: Notebook, epochs: Sequence[Epoch], width: int | None) -> lis
     others.pop(monitor, None)
     if len(others) > _OTHER_METRICS:
         others.clear()
-    shown = [figures(epoch.value, epoch.best, epoch.before) for epoch in epochs]
+    shown = [figures(epoch.value, epoch.record.best, epoch.before) for epoch in epochs]
     values, bests = [texts[0] for texts in shown], [texts[1] for texts in shown]
     states = {epoch.number: epoch.record.values for epoch in epochs}
 

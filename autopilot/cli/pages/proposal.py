@@ -105,8 +105,8 @@ def _epochs(notebook: Notebook, proposal: Proposal) -> list[str]:
             str(epoch.number),
             figures(epoch.value, epoch.before)[0],
             signed(epoch.delta, of=epoch.before),
-            plain(one_line(epoch.summary or epoch.strategy, 100)),
-            plain(epoch.strategy),
+            plain(one_line(epoch.record.summary or epoch.record.strategy, 100)),
+            plain(epoch.record.strategy),
             made[epoch.number][:10],
         ]
         for epoch in notebook.epochs

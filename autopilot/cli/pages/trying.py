@@ -64,7 +64,7 @@ def verdict(place: TryPlace, trial: Trial) -> dict[str, Any]:
     """The same for programs, with where the experiment stands."""
     notebook = place.notebook
     epoch, (monitor, mode) = notebook.epoch(trial.epoch), notebook.monitor
-    best = notebook.epoch(notebook.epoch(epoch.number - 1).best_epoch)
+    best = notebook.epoch(notebook.epoch(epoch.number - 1).record.best_epoch)
     old, new = ({item.id: item for item in notebook.data(each.measured)} for each in (best, epoch))
     fixed, broken = turned(old, new)
     better, worse = moved_values(old, new, monitor, mode)
@@ -74,7 +74,7 @@ def verdict(place: TryPlace, trial: Trial) -> dict[str, Any]:
         "before": best.value,
         "after": epoch.value,
         "change": epoch.delta,
-        "best": epoch.best,
+        "best": epoch.record.best,
         "fixed": fixed,
         "broken": broken,
         "better": better,
