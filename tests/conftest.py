@@ -27,6 +27,9 @@ from server import KEY, MessagesServer, Reply, Script
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+# A guard that is pytest would load all plugins of this environment: a second of a processor each.
+os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+
 # How long an example takes says something about the machine, which others use too.
 settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared")

@@ -87,8 +87,7 @@ def forget(user: Path, here: Path) -> None:
     """
     top, there = os.path.realpath(user), os.path.realpath(here)
     for name, file in list(_imported()):
-        below = os.path.relpath(file, top)
-        if file.startswith(top + os.sep) and os.path.exists(os.path.join(there, below)):
+        if file.startswith(top + os.sep) and os.path.exists(there + file.removeprefix(top)):
             del sys.modules[name]
 
 
@@ -217,7 +216,7 @@ def check_imports(user: Path, here: Path, folder: Path, linked: Sequence[Path]) 
         if any(file == each or file.startswith(each + os.sep) for each in own):
             continue
         if file.startswith(top + os.sep):
-            elsewhere = os.path.exists(os.path.join(there, os.path.relpath(file, top)))
+            elsewhere = os.path.exists(there + file.removeprefix(top))
         else:
             first = name.partition(".")[0]
             elsewhere = ours(first) and any(_is_in(each, name) for each in folders)
