@@ -107,20 +107,18 @@ def compare(
     if not has and not had:
         # The metric is of whole batches: the batch of an item that raised has no value.
         has, had = (_with_value(_RESULT, side) for side in (now, before))
-    both = has & had
-    shared = [key for key in now if key in both]
-    lost, fresh = had - both, has - both
+    shared = [item for key, item in has.items() if key in had]
     return Comparison(
-        monitored.over([now[key] for key in shared]),
-        monitored.over([before[key] for key in shared]),
+        monitored.over(shared),
+        monitored.over([had[key] for key in has if key in had]),
         len(shared),
-        tuple(key[0] for key in before if key in lost),
-        tuple(key[0] for key in now if key in fresh),
+        tuple(key[0] for key in had if key not in has),
+        tuple(key[0] for key in has if key not in had),
     )
 
 
-def _with_value(monitored: Monitored, items: Mapping[Key, Datum]) -> set[Key]:
-    return {key for key, item in items.items() if monitored.has_value(item)}
+def _with_value(monitored: Monitored, items: Mapping[Key, Datum]) -> dict[Key, Datum]:
+    return {key: item for key, item in items.items() if monitored.has_value(item)}
 
 
 def keyed(items: Sequence[Datum]) -> dict[Key, Datum]:

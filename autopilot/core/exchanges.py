@@ -314,7 +314,8 @@ def _blocks_in(values: Iterable[Any]) -> list[str]:
             found += _blocks(value)
         elif isinstance(value, (list, tuple)):
             found += _blocks_in(value)
-        elif isinstance(value, (dict, Mapping)):
+        # Of a number, to ask for the abstract Mapping takes as long as all else here.
+        elif not isinstance(value, (int, float)) and isinstance(value, (dict, Mapping)):
             found += _blocks_in(value.values())
     return found
 

@@ -18,11 +18,8 @@ from autopilot.errors import DataError, UsageError
 V = TypeVar("V")
 
 _FIXED = frozenset({str, int, float, bool, type(None), bytes, complex})
-# Of a Datum without attributes of the user's own, only these fields hold what could be changed.
-_HOLDERS = ("metrics", "metadata", "items")
 _FIELDS = attrgetter(*(each.name for each in fields(Datum)))
 _PLAIN = len(fields(Datum))
-_EMPTY = frozenset({dict, list})
 _SHOWN = 6
 _LIMIT = 100_000
 _HINT = "give each item an id of its own, or leave the id out: the content names an item then"
@@ -124,6 +121,11 @@ def copied(value: V) -> V:
         return value
 
 
+def is_flat(value: Mapping[str, Any]) -> bool:
+    """Whether a plain copy is one at every depth, as of most payloads: looked at in C alone."""
+    return _FIXED.issuperset(map(type, value.values()))
+
+
 def _copied(value: Any, known: dict[int, Any]) -> Any:
     kind = type(value)
     if kind in _FIXED:
@@ -133,8 +135,7 @@ def _copied(value: Any, known: dict[int, Any]) -> Any:
         return twin
     if kind is dict:
         known[id(value)] = twin = value.copy()
-        # Most are flat: looked at by C code alone.
-        if not _FIXED.issuperset(map(type, value.values())):
+        if not is_flat(value):
             for key, item in value.items():
                 if type(item) not in _FIXED:
                     twin[key] = _copied(item, known)
@@ -146,24 +147,21 @@ def _copied(value: Any, known: dict[int, Any]) -> Any:
         return twin
     if kind is tuple:
         return tuple([_copied(item, known) for item in value])
+    if kind is Datum and len(value.__dict__) == _PLAIN:
+        # Without a `__dict__`, which the copy may never need. Most items have neither metrics nor
+        # items of their own: no call for those. Only a dict or list is asked whether it is empty.
+        known[id(value)] = twin = Datum(*_FIELDS(value))
+        part: Any = twin.metrics
+        twin.metrics = {} if type(part) is dict and not part else _copied(part, known)
+        twin.metadata = _copied(twin.metadata, known)
+        part = twin.items
+        twin.items = [] if type(part) is list and not part else _copied(part, known)
+        return twin
     if isinstance(value, Datum):
-        held = value.__dict__
-        names: Iterable[str] = _HOLDERS
-        if kind is Datum and len(held) == _PLAIN:
-            # Without a `__dict__`, which the copy may never need.
-            twin = Datum(*_FIELDS(value))
-        else:
-            twin, names = object.__new__(kind), list(held)
-            twin.__dict__.update(held)
-        known[id(value)] = twin
-        for name in names:
-            part = held[name]
-            if type(part) in _FIXED or name == "grad_fn":
-                continue
-            # Most items have neither metrics nor items of their own: no call for those. Only of a
-            # dict or list it is asked whether it is empty: an array has no answer to that.
-            is_empty = type(part) in _EMPTY and not part
-            object.__setattr__(twin, name, type(part)() if is_empty else _copied(part, known))
+        known[id(value)] = twin = object.__new__(kind)
+        for name, part in value.__dict__.items():
+            own = part if name == "grad_fn" else _copied(part, known)
+            object.__setattr__(twin, name, own)
         return twin
     try:
         twin = copy.deepcopy(value)

@@ -113,19 +113,18 @@ class ItemMean:
 
     def update(self, data: Datum) -> None:
         """Takes in what a step returned."""
-        measured, own = 0, "accuracy" in data.metrics
-        for item in data.leaves():
-            outcome = item.outcome
-            self.outcomes[outcome] += 1
-            if outcome == "unmeasured":
-                continue
-            measured += 1
+        items = [(item, item.outcome) for item in data.leaves()]
+        outcomes = [outcome for _, outcome in items]
+        self.outcomes.update(outcomes)
+        if "accuracy" not in data.metrics:
+            self._by_outcome.update(n for item, n in items if "accuracy" not in item.metrics)
+        for item, outcome in items:
             if outcome == "error":
                 self.errors.append(item.error_message or "")
-            self._by_outcome[outcome] += not (own or "accuracy" in item.metrics)
-            self._take(item, 1)
+            if outcome != "unmeasured":
+                self._take(item, 1)
         # A batch's own number stands for each of its items that was measured.
-        if data.items and measured:
+        if data.items and (measured := len(items) - outcomes.count("unmeasured")):
             self._take(data, measured)
 
     def compute(self) -> dict[str, float]:
@@ -247,31 +246,30 @@ def worst_first(data: Datum, monitor: str, mode: str, targets: Any = None) -> Gr
         monitor: The item metric that decides; "" where it is none.
         targets: The batch, for the inputs and the right answers of its items.
     """
-    given = {id(item): target for item, target in with_targets(data, targets)}
     alone = len(data) == 1
-    found = [item for item in data.leaves() if _speaks(item, monitor)]
+    found = [pair for pair in with_targets(data, targets) if _speaks(pair[0], monitor)]
     # From 0.1 (best) to 1 (worst), by rank of the monitored value; errors are the worst.
-    values = {item.id: item.metrics[monitor] for item in found if monitor in item.metrics}
+    values = {item.id: item.metrics[monitor] for item, _ in found if monitor in item.metrics}
     best_first = sorted(set(values.values()), key=lambda value: -gained(0.0, value, mode))
     ranks = {value: number for number, value in enumerate(best_first, 1)}
     badness = {name: 0.1 + 0.9 * ranks[v] / len(ranks) for name, v in values.items()}
     if badness:
-        found.sort(key=lambda item: -badness.get(item.id, 1.0))
+        found.sort(key=lambda pair: -badness.get(pair[0].id, 1.0))
     findings = []
-    for item in found:
+    for item, target in found:
         value = item.metrics.get(monitor)
         about = item.id if value is None else f"{item.id}: {monitor} {value:.6g}"
         request = NO_WORDS
         if value is not None and item.outcome != "failed":
             request = wish(monitor, mode)
         finding = Finding(
-            direction=item.feedback or item.error_message or request,
+            item.feedback or item.error_message or request,
             severity=badness.get(item.id, 1.0),
             evidence=() if alone and not badness else (about,),
             item="" if alone else item.id,
         )
         # Few optimizers read the texts, and to make them takes longer than all else here.
-        findings.append((finding, partial(exchange, item, given[id(item)])))
+        findings.append((finding, partial(exchange, item, target)))
     return TextGradient.of(findings) if findings else None
 
 

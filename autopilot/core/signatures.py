@@ -153,9 +153,10 @@ def _coroutines(value: object) -> list[CoroutineType[Any, Any, Any]]:
             held.append(item)
             continue
         held += said_of(item)
-        for part in (item.metrics, item.metadata):
-            if isinstance(part, dict):
-                held += part.values()
+        if isinstance(item.metrics, dict):
+            held += item.metrics.values()
+        if isinstance(item.metadata, dict):
+            held += item.metadata.values()
     # By their types, in C: this is asked of each item that is evaluated.
     if CoroutineType not in map(type, held):
         return []

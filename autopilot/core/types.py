@@ -21,9 +21,8 @@ OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 Metrics = Mapping[str, Mapping[str, float]]
 # A Datum's fields that are None where there is nothing to say.
 _TEXTS = ("error_message", "feedback", "unmeasured", "attribution")
-_SAID = ("success", "metrics", "metadata", *_TEXTS)
 # Its `__dict__` is never asked for: that is a second object for each item, made and kept.
-said_of = attrgetter("id", *_SAID)
+said_of = attrgetter("id", "success", *_TEXTS)
 
 
 @dataclass
@@ -158,11 +157,22 @@ def datum_to_json(datum: Datum, *, check: bool = True) -> dict[str, Any]:
     Raises:
         DataError: the payload holds something that JSON cannot carry; it names the field.
     """
-    name, *said = said_of(datum)
-    out: dict[str, Any] = {"id": name}
-    for name, value in zip(_SAID, said, strict=True):
-        if value is not None and value != {}:
-            out[name] = value
+    out: dict[str, Any] = {"id": datum.id}
+    # Field by field: a loop over their names takes five times as long.
+    if datum.success is not None:
+        out["success"] = datum.success
+    if datum.metrics is not None and datum.metrics != {}:
+        out["metrics"] = datum.metrics
+    if datum.metadata is not None and datum.metadata != {}:
+        out["metadata"] = datum.metadata
+    if datum.error_message is not None:
+        out["error_message"] = datum.error_message
+    if datum.feedback is not None:
+        out["feedback"] = datum.feedback
+    if datum.unmeasured is not None:
+        out["unmeasured"] = datum.unmeasured
+    if datum.attribution is not None:
+        out["attribution"] = datum.attribution
     if datum.items:
         out["items"] = [datum_to_json(item, check=check) for item in datum.items]
     elif check:

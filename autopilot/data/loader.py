@@ -11,7 +11,7 @@ from fractions import Fraction
 from itertools import islice
 from typing import Any, Generic, TypeVar, cast
 
-from autopilot.core.items import FreshBatches, copied
+from autopilot.core.items import FreshBatches, copied, is_flat
 from autopilot.core.types import Datum, as_datum, digest
 from autopilot.data.dataset import Indexable, Subset, check_indexable, is_indexable
 from autopilot.errors import DataError, UsageError
@@ -29,10 +29,10 @@ def default_collate(items: Sequence[object]) -> Datum:
     'b'
     """
     data = [as_datum(item, index) for index, item in enumerate(items)]
-    # What was made of a mapping or a value is no item of the dataset: but its payload is.
-    pairs = list(zip(data, items, strict=True))
-    held = copied([datum if datum is item else datum.metadata for datum, item in pairs])
-    for index, own in enumerate(held):
+    # What was made of a mapping or a value is no item of the dataset: but its payload is, in depth.
+    rest = [n for n, each in enumerate(data) if each is items[n] or not is_flat(each.metadata)]
+    held = copied([data[n] if data[n] is items[n] else data[n].metadata for n in rest])
+    for index, own in zip(rest, held, strict=True):
         if isinstance(own, Datum):
             data[index] = own
         else:
