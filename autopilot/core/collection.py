@@ -176,7 +176,7 @@ class MetricCollection(Mapping[str, Accumulator]):
         postfix: Put after every name.
 
     Raises:
-        MetricError: two metrics of the same name.
+        MetricError: two metrics of the same name, or something that is no metric.
     """
 
     def __init__(
@@ -187,11 +187,7 @@ class MetricCollection(Mapping[str, Accumulator]):
         self.add_metrics(metrics, *more)
 
     def add_metrics(self, metrics: Several, *more: Accumulator) -> None:
-        """Adds metrics, as the constructor takes them.
-
-        Raises:
-            MetricError: two metrics of the same name, or something that is no metric.
-        """
+        """Adds metrics, as the constructor takes them; raises as it."""
         named = metrics if isinstance(metrics, Mapping) else {}
         listed = (
             [metrics] if isinstance(metrics, Accumulator) else () if named is metrics else metrics

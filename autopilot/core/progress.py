@@ -245,13 +245,10 @@ class EpochProgress:
     def start_step(
         self, epoch: int, number: int, budget_line: str, wishes: Mapping[str, str]
     ) -> str:
-        """Marks what changes in the files from now on as the optimizer's.
+        """Marks what changes from now on as the optimizer's; returns as `Experiment.begin_step`.
 
         Args:
             wishes: What people said that the step may read; a step that is made again has it too.
-
-        Returns:
-            The sentence that the step was first begun with, so that a repeated step asks the same.
         """
         note = ProgressNote(epoch=epoch, stepping=number, told=budget_line, wishes=wishes)
         note = self._begin(note)

@@ -231,15 +231,13 @@ class Trainer(RunView):
                     raise
                 experiment.on_loop_complete("stopped", fit.stop_reason)
                 fit.call("on_fit_end")
-        except BudgetExceededError as spent:
-            # A call that is too dear ends the session, not the experiment.
-            fit.call("on_exception", spent)
-            fit.stop(spent.message)
-            experiment.on_loop_complete("interrupted", fit.stop_reason)
-            return replace(self.result(), interrupted=True)
-        except Paused as pause:
-            fit.call("on_exception", pause)
-            fit.stop_reason = f"{pause}, in epoch {fit.epoch}"
+        except (BudgetExceededError, Paused) as end:
+            # A call that is too dear ends the session, not the experiment; so does a person.
+            fit.call("on_exception", end)
+            if isinstance(end, Paused):
+                fit.stop_reason = f"{end}, in epoch {fit.epoch}"
+            else:
+                fit.stop(end.message)
             experiment.on_loop_complete("interrupted", fit.stop_reason)
             return replace(self.result(), interrupted=True)
         except Restart:

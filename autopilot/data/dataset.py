@@ -262,16 +262,9 @@ M = TypeVar("M", bound=Schema)
 
 
 def read_jsonl(path: Path, model: type[M] | None) -> Iterator[dict[str, Any] | M]:
-    """The objects of a file, one at a time; the file is open while it is iterated.
+    """The objects of a file, as `ListDataset.from_jsonl` says, open while it is iterated.
 
     Lines end at a newline only, so that U+2028 and its like may stand inside a string.
-
-    Args:
-        path: A UTF-8 file, with or without a byte order mark.
-        model: Makes an instance of each object; None leaves them dicts.
-
-    Raises:
-        DataError: the file cannot be read, or a line is not a JSON object, or not a valid model.
     """
     try:
         with path.open("rb") as file:
@@ -288,13 +281,7 @@ def read_jsonl(path: Path, model: type[M] | None) -> Iterator[dict[str, Any] | M
 
 
 def write_jsonl(path: Path, items: Iterable[object]) -> None:
-    """Writes mappings and pydantic models, one a line; the folder is made if it is missing.
-
-    The file is replaced in one step: an item that cannot be written leaves the old one in place.
-
-    Raises:
-        DataError: an item is no object or holds what JSON cannot carry; the disk is not writable.
-    """
+    """As `ListDataset.to_jsonl`: an item that cannot be written leaves the old file in place."""
     # The file behind a symbolic link is replaced, and the link stays.
     target = Path(os.path.realpath(path))
     hint = "name a file in a folder that can be written"

@@ -306,9 +306,6 @@ class CostGate(Gate):
 class NoViolations(Gate):
     """The optimizer kept to the parameters: it tried nothing anywhere else.
 
-    Args:
-        required: An optional gate only warns.
-
     >>> view = EpochView(1, {}, {}, {}, "f1", violations=["changed evaluator.py: put back"])
     >>> NoViolations().check(view).reason
     'outside of the parameters: changed evaluator.py: put back'
@@ -328,9 +325,6 @@ class NoMemorizing(Gate):
     8 or more with its expected output beside it, an expected output of 24 or more, and of longer
     texts any part of 80. What several items have in common is no item's own, and what the
     parameters held before does not count. The reason names the items by their ids alone.
-
-    Args:
-        required: An optional gate only warns.
 
     >>> view = EpochView(1, {}, {}, {}, "f1", memorized="the edit has the input of train item t7")
     >>> NoMemorizing().check(view).reason

@@ -70,16 +70,11 @@ def decide(
     reason: str = "",
     reviewer: str = "",
 ) -> Event:
-    """Writes a decision on an epoch down; moves no branch and no file.
+    """Writes a decision on an epoch down; moves no branch and no file. Raises as `stopped`.
 
     Args:
-        slug: The experiment; it must not be running.
         epoch: A number, "best", "last", a tag or a commit.
         reviewer: Who decided; the author by git's configuration, if not given.
-
-    Raises:
-        ExperimentError: there is no such experiment or epoch.
-        LockHeldError: it is running.
     """
     with stopped(repo, slug) as notebook:
         number = notebook.find(epoch).number
@@ -322,11 +317,7 @@ def memory_of_all(repo: Repository, project: str | None = None) -> tuple[Memory,
 def memory_to_change(repo: Repository, slug: str) -> Iterator[Memory]:
     """The memory of an experiment that is not running; its new lessons become notes on the tip.
 
-    A run that goes on with the experiment knows them.
-
-    Raises:
-        ExperimentError: there is no such experiment.
-        LockHeldError: it is running.
+    A run that goes on with the experiment knows them. Raises as `stopped`.
     """
     with stopped(repo, slug) as notebook:
         memory = _NotedMemory(notebook)
