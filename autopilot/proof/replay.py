@@ -298,9 +298,8 @@ def is_same(recorded: float | None, replayed: float | None, tolerance: float) ->
     """Whether two values of a metric agree; None is a missing value."""
     if recorded is None or replayed is None:
         return recorded is replayed
-    if math.isnan(recorded) or math.isnan(replayed):
-        return math.isnan(recorded) and math.isnan(replayed)
-    return recorded == replayed or abs(recorded - replayed) <= tolerance
+    is_same_nan = math.isnan(recorded) and math.isnan(replayed)
+    return is_same_nan or recorded == replayed or abs(recorded - replayed) <= tolerance
 
 
 def failed(number: int, error: AutopilotError) -> Difference:

@@ -101,6 +101,20 @@ def test_the_reason_is_exact(condition, scores, epochs, reason):
     assert (result.epochs, result.stop_reason) == (epochs, reason)
 
 
+def test_a_budget_of_calls_begins_no_epoch_that_could_make_none():
+    class Asking(Next):
+        def step(self):
+            with current_run().ledger.reserve("agent") as call:
+                call.settle(Cost())
+            return super().step()
+
+    module = Scores(*UP)
+    module.configure_optimizers = lambda: Asking(module.parameters())
+    result = Trainer([Budget(calls=2)], measure_noise=False).fit(module, max_epochs=9)
+    found = result.epochs, result.stop_reason, result.interrupted
+    assert found == (2, "call budget: 2 of 2 made", False)
+
+
 def test_lower_can_be_better():
     result = run(EarlyStopping(target=0.3), 0.5, 0.4, 0.3, 0.2, mode="min")
     assert (result.epochs, result.best) == (2, 0.3)

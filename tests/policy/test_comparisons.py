@@ -131,6 +131,12 @@ def test_arguments_that_make_no_sense_are_refused(make):
         make()
 
 
+def test_a_cost_among_metrics_needs_its_direction():
+    with pytest.raises(UsageError, match="a lower 'loss' is better") as refused:
+        NoRegression(["recall", "loss"])
+    assert refused.value.hint == "NoRegression('loss', higher_is_better=False), or True"
+
+
 def passes(flags, **more):
     return [Datum(id=f"i{n}", success=bool(flag), **more) for n, flag in enumerate(flags)]
 

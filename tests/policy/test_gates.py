@@ -4,6 +4,7 @@ import math
 import warnings
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 
 import pytest
 
@@ -13,12 +14,16 @@ from autopilot.errors import UsageError
 from autopilot.policy import (
     CostGate,
     CustomGate,
+    GeneralizationGap,
+    Improvement,
     MaxGate,
     MinGate,
+    NoMemorizing,
     NoRegression,
     NoViolations,
     Policy,
     RangeGate,
+    SignificantImprovement,
 )
 
 
@@ -81,6 +86,19 @@ def test_names_carry_the_condition():
 def test_an_optional_gate_says_so_in_its_result():
     assert MinGate("recall", 0.7, required=False).check(view(recall=0.1)).required is False
     assert MinGate("recall", 0.7).check(view(recall=0.1)).required is True
+    for make in (
+        partial(MaxGate, "recall", 0.7),
+        partial(RangeGate, "recall", 0, 1),
+        partial(CustomGate, lambda view: True),
+        partial(CostGate, max_usd=1),
+        partial(NoRegression, "recall"),
+        partial(GeneralizationGap, 0.1),
+        Improvement,
+        SignificantImprovement,
+        NoViolations,
+        NoMemorizing,
+    ):
+        assert make().required and not make(required=False).required, make
 
 
 def test_shortfall_speaks_only_from_evidence():
