@@ -259,13 +259,8 @@ class ClaudeCodeAgent(ToolAgent):
         self.system = system
         self.max_cost_usd = max_cost_usd
 
-    def command_line(self, context: AgentContext, cost_usd: float = math.inf) -> list[str]:
-        """The program and its arguments; the prompt goes in on stdin.
-
-        Args:
-            context: The run's context.
-            cost_usd: The largest cost in dollars, beside `context.most_usd`.
-        """
+    def command_line(self, context: AgentContext) -> list[str]:
+        """The program and its arguments; the prompt goes in on stdin."""
         line = [*self.command, "--print", *self.extra_args]
         allowed = [*self.allowed_tools, *_edit_rules(context.parameters)]
         if allowed:
@@ -274,8 +269,8 @@ class ClaudeCodeAgent(ToolAgent):
         line += ["--permission-mode", self.permission_mode, "--output-format", "json"]
         if self.model:
             line += ["--model", self.model]
-        if math.isfinite(cost_usd := min(cost_usd, context.most_usd)):
-            line += ["--max-budget-usd", f"{cost_usd:.4f}"]
+        if math.isfinite(context.most_usd):
+            line += ["--max-budget-usd", f"{context.most_usd:.4f}"]
         if system := self._system(context):
             line += ["--append-system-prompt", clean(system)]
         if context.session_id:

@@ -254,8 +254,8 @@ def cut(text: str) -> str:
     return f"{text[:_HEAD]}\n[... {left_out} characters left out ...]\n{text[-_TAIL:]}"
 
 
-def last_lines(text: str, count: int = 3) -> str:
-    """The last lines of an output, on one line; a sentence where there is none.
+def last_lines(text: str) -> str:
+    """The last three lines of an output, on one line; a sentence where there is none.
 
     Headings, as `===== summary =====`, are left out where there is anything else.
 
@@ -264,4 +264,4 @@ def last_lines(text: str, count: int = 3) -> str:
     """
     lines = [shorten(line, _LINE) for line in text.splitlines() if line.strip()]
     told = [line for line in lines if not _HEADING.fullmatch(line)]
-    return " | ".join((told or lines)[-count:]) or "it printed nothing"
+    return " | ".join((told or lines)[-3:]) or "it printed nothing"

@@ -276,6 +276,8 @@ def _gain(notebook: Notebook) -> str:
 
 # The bit of each dot of a braille character, by row from the top and column.
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
+# The lines of a drawing over a number or choice, without its axis.
+_SLICE_HEIGHT = 5
 _KEPT, _BEST, _LINE = "●", "─", "⠒"
 
 
@@ -335,7 +337,7 @@ def chart(points: Sequence[Point], name: str, *, width: int = 72, height: int = 
     return [line.rstrip() for line in (*lines, *(f"{'':{margin}} {line}" for line in below))]
 
 
-def slices(notebook: Notebook, *, width: int, height: int = 5) -> list[str]:
+def slices(notebook: Notebook, *, width: int) -> list[str]:
     """A plot of the metric over each number or choice, the most important first."""
     if (tuned := Tuned.of(notebook)) is None:
         return []
@@ -355,12 +357,12 @@ def slices(notebook: Notebook, *, width: int, height: int = 5) -> list[str]:
         columns = max(width - margin - 2, 10)
         options, scale = own["options"], math.log if own["log"] else float
         left, right = (0, len(options)) if options else (scale(min(xs)), scale(max(xs)))
-        cells = [[" "] * columns for _ in range(height)]
+        cells = [[" "] * columns for _ in range(_SLICE_HEIGHT)]
         for x, y, verdict in sorted(known, key=lambda each: each[2] != "rejected"):
-            down = (max(ys) - y) / (max(ys) - min(ys)) * (height - 1)
+            down = (max(ys) - y) / (max(ys) - min(ys)) * (_SLICE_HEIGHT - 1)
             across = (scale(x) - left) / (right - left) * (columns - 1)
             cells[round(down)][round(across)] = "○" if verdict == "rejected" else _KEPT
-        labels = {0: f"{top:>{margin}} ┤", height - 1: f"{low:>{margin}} ┤"}
+        labels = {0: f"{top:>{margin}} ┤", _SLICE_HEIGHT - 1: f"{low:>{margin}} ┤"}
         lines += [labels.get(n, f"{'':{margin}} │") + "".join(row) for n, row in enumerate(cells)]
         first, last = setting(min(xs)), setting(max(xs))
         slot = columns // max(len(options), 1)

@@ -41,8 +41,8 @@ class Claude(ClaudeCodeAgent):
         super().__init__("opus", **more)  # type: ignore[arg-type]  # numbers alone
         self.log = log
 
-    def command_line(self, context: AgentContext, cost_usd: float = float("inf")) -> list[str]:
-        given = super().command_line(context, cost_usd)
+    def command_line(self, context: AgentContext) -> list[str]:
+        given = super().command_line(context)
         return [sys.executable, "-c", COUNTING, str(self.log), *given]
 
     @property
