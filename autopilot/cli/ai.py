@@ -124,7 +124,7 @@ def summarize_generate(context: Context, dataset: Folder) -> None:
     output.lines(pages.counts(made.reasons, output.width))
     if made.missing:
         output.line(f"go on: {_next('generate', dataset)}")
-    output.document(pages.document(dataset, made) | {"spent": spent})
+    output.document(pages.document(dataset, made), spent=spent)
 
 
 def distribution_generate(context: Context, dataset: Folder) -> None:
@@ -210,7 +210,7 @@ def summarize_judge(context: Context, file: Verdicts) -> None:
     output.lines(pages.judged(found, output.width))
     if spent.calls:
         output.line(f"cost: {spent.render()}")
-    output.document(pages.document(file, found) | {"spent": spent})
+    output.document(pages.document(file, found), spent=spent)
 
 
 def distribution_judge(
@@ -232,7 +232,7 @@ def distribution_judge(
     for histogram in found:
         output.line(f"{by} {histogram.group}: {pages.rates(histogram.rates)}", "bold")
         output.lines(pages.bars(histogram))
-    output.document({"file": str(file), "by": by, "bins": bins, "groups": found})
+    output.document(file=str(file), by=by, bins=bins, groups=found)
 
 
 COMMANDS: Commands = {
@@ -295,12 +295,12 @@ def _resumable(
         except KeyboardInterrupt:
             output.line("interrupted: nothing that was paid is lost", "yellow")
             output.line(f"go on: {resume}")
-            output.document({"interrupted": True, "resume": resume})
+            output.document(interrupted=True, resume=resume)
         except BudgetExceededError as spent:
             output.line(f"stopped: {spent.message}", "yellow")
             option = BUDGETS.get(spent.message.partition(" ")[0])
             output.line(f"go on: {resume}" + (f" {flag(option)} MORE" if option else ""))
-            output.document({"interrupted": True, "reason": spent.message, "resume": resume})
+            output.document(interrupted=True, reason=spent.message, resume=resume)
     return INTERRUPTED
 
 

@@ -55,7 +55,7 @@ def list_(context: Context, sources: Sources = None, hparam: Hparams = None) -> 
         rows = [[each.name, str(each.items), _columns(each)] for each in found]
         lines = align(["dataset", "items", "fields"], rows, ["items"])
         output.lines(shorten_end(line, output.width) for line in lines)
-        output.document({"datasets": found})
+        output.document(datasets=found)
 
 
 @in_child
@@ -87,7 +87,7 @@ def show(
                 for key, value in item.items():
                     if key != "id":
                         output.line(f"    {key}: {shorten(str(value), output.width or _WIDTH)}")
-        output.document({"datasets": found})
+        output.document(datasets=found)
 
 
 @in_child
@@ -120,7 +120,7 @@ def split(
     context.output.lines(f"{place}: {counted(items, 'item')}" for place, items in made.items())
     context.output.line(f"look at them: autopilot dataset check {folder}")
     files = [{"file": str(place), "items": items} for place, items in made.items()]
-    context.output.document({"files": files, "seed": seed, "by": by})
+    context.output.document(files=files, seed=seed, by=by)
 
 
 @in_child
@@ -151,7 +151,7 @@ def check(context: Context, sources: Sources = None, hparam: Hparams = None) -> 
         ok = not leaks and not twice and all(sizes.values())
         if ok:
             output.line("no item stands twice")
-        output.document({"ok": ok, "items": sizes, "leaks": leaks, "duplicates": twice})
+        output.document(ok=ok, items=sizes, leaks=leaks, duplicates=twice)
         return 0 if ok else 1
 
 

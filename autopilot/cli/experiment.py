@@ -15,6 +15,7 @@ from autopilot.cli.context import Context, in_child
 from autopilot.cli.output import own_stdout
 from autopilot.cli.pages import experiment as experiment_page
 from autopilot.cli.pages import listing as pages
+from autopilot.cli.pages import picked
 from autopilot.engine.options import Options
 from autopilot.errors import UsageError
 from autopilot.report.comparison import decision_line, file_documents, input_differences
@@ -58,13 +59,11 @@ def create(
         output.line(f"nothing was run. Go on: autopilot resume {session.slug}")
         output.lines(output_lines(session.outputs))
         output.document(
-            {
-                "experiment": session.slug,
-                "branch": f"autopilot/{session.slug}",
-                "start": session.store.tip,
-                "base": session.manifest.base,
-                "outputs": session.outputs,
-            }
+            experiment=session.slug,
+            branch=f"autopilot/{session.slug}",
+            start=session.store.tip,
+            base=session.manifest.base,
+            outputs=session.outputs,
         )
 
 
@@ -79,7 +78,7 @@ def list_(context: Context) -> None:
     """
     output = context.output
     rows = pages.rows(context.repository(), context.project, experiment_page.row)
-    output.document({"experiments": rows})
+    output.document(experiments=rows)
     if not rows:
         output.lines(pages.none_yet(context.project))
         return
@@ -116,13 +115,11 @@ def compare(
     tips = (one.best_commit, two.best_commit)
     counts = one.counts(*tips)
     output.document(
-        {
-            "experiments": [one.summary, two.summary],
-            "commits": tips,
-            "files": file_documents(counts),
-            "inputs": [one.inputs, two.inputs],
-            "inputs_differ": input_differences(one, two),
-        }
+        experiments=[one.summary, two.summary],
+        commits=tips,
+        files=file_documents(counts),
+        inputs=[one.inputs, two.inputs],
+        inputs_differ=input_differences(one, two),
     )
     if output.as_json:
         return
@@ -156,14 +153,13 @@ def delete(
         )
     if not yes and output.ask("delete it? [y/N]").lower() not in ("y", "yes"):
         output.line("nothing was removed")
-        output.document({"experiment": found.slug, "deleted": False, "refs": found.refs})
+        output.document(experiment=found.slug, deleted=False, refs=found.refs)
         return
     remove(repo, found)
     output.line(f"deleted {found.slug}")
     for tip in found.branch.values():
         output.line(f"git keeps its commits for a while: git log {tip[:10]}")
-    gone = {"refs": found.refs, "outputs": found.outputs, "kept": found.kept}
-    output.document({"experiment": found.slug, "deleted": True, **gone})
+    output.document(experiment=found.slug, deleted=True, **picked(found, "refs outputs kept"))
 
 
 def export(
@@ -185,7 +181,7 @@ def export(
     epochs = counted(len(notebook.epochs), "epoch")
     output.line(f"wrote {epochs} of {notebook.slug} to {to}: {len(files)} files")
     names = [path.relative_to(place).as_posix() for path in files]
-    output.document({"experiment": notebook.slug, "folder": str(place), "files": names})
+    output.document(experiment=notebook.slug, folder=str(place), files=names)
 
 
 def decide(
@@ -222,7 +218,7 @@ def write_decision(
     if decision == "promote":
         command = f"autopilot promote execute {notebook.slug} --epoch {event.epoch}"
         output.line(f"nothing was moved. Take it over: {command}")
-    output.document({"experiment": notebook.slug, "decision": event})
+    output.document(experiment=notebook.slug, decision=event)
 
 
 COMMANDS = {

@@ -85,14 +85,12 @@ def init(
     if not dry_run:
         output.lines(["next:", *(f"  {command}" for command in commands)])
     output.document(
-        {
-            "kind": chosen,
-            "file": file,
-            "text": texts[file],
-            "written": [] if dry_run else list(texts),
-            "next": commands,
-            "seen": seen.facts(),
-        }
+        kind=chosen,
+        file=file,
+        text=texts[file],
+        written=[] if dry_run else list(texts),
+        next=commands,
+        seen=seen.facts(),
     )
 
 

@@ -68,7 +68,7 @@ def query(
     total = len(memory.lessons)
     for missing, why in unreadable.items():
         output.warning(f"the lessons of {missing} are missing: {why}")
-    output.document({"experiment": slug, "total": total, "count": len(found), "lessons": found})
+    output.document(experiment=slug, total=total, count=len(found), lessons=found)
     if output.as_json:
         return
     of = f"{slug} knows" if slug else "all experiments together know"
@@ -111,7 +111,7 @@ def record(
         blocked = {k: why for k, why in memory.blocked().items() if k not in before}
     output.line(f"{notebook.slug} knows now: {lesson.strategy} {lesson.outcome}")
     output.lines(f"{each} is blocked by that: {why}" for each, why in blocked.items())
-    output.document({"experiment": notebook.slug, "lesson": lesson, "blocked": memory.blocked()})
+    output.document(experiment=notebook.slug, lesson=lesson, blocked=memory.blocked())
 
 
 def trends(
@@ -135,14 +135,12 @@ def trends(
     projected = trend.projection(ahead)
     strategies = by_strategy(memory)
     output.document(
-        {
-            "experiment": notebook.slug,
-            "monitor": monitor,
-            "mode": mode,
-            **picked(trend, "direction rate kept epochs best"),
-            "projection": {"epochs": ahead, "value": projected},
-            "strategies": strategies,
-        }
+        experiment=notebook.slug,
+        monitor=monitor,
+        mode=mode,
+        **picked(trend, "direction rate kept epochs best"),
+        projection={"epochs": ahead, "value": projected},
+        strategies=strategies,
     )
     output.lines(experiment_page.trend(notebook, trend, ahead, strategies))
 
@@ -164,7 +162,7 @@ def context(
     notebook, output = context.notebook(name), context.output
     strategies = dict.fromkeys([*notebook.manifest.strategies, *(strategy or ())])
     known = memory_of(notebook).context(limit, strategies)
-    output.document({"experiment": notebook.slug, **jsonable(known)})
+    output.document(experiment=notebook.slug, **jsonable(known))
     output.lines(known.render().splitlines())
 
 
@@ -191,7 +189,7 @@ def block(
         others = f"; it tried {', '.join(tried)}" if tried else ""
         output.line(f"note: {notebook.slug} has not tried {strategy} so far{others}")
     output.line(f"go on without it: autopilot resume {notebook.slug}")
-    output.document({"experiment": notebook.slug, "blocked": memory.blocked()})
+    output.document(experiment=notebook.slug, blocked=memory.blocked())
 
 
 def unblock(context: Context, strategy: Strategy, name: Name = None) -> None:
@@ -213,7 +211,7 @@ def unblock(context: Context, strategy: Strategy, name: Name = None) -> None:
         memory.unblock(strategy)
     output.line(f"allowed again in {notebook.slug}: {strategy} (it was blocked: {there[strategy]})")
     output.line(f"go on with it: autopilot resume {notebook.slug}")
-    output.document({"experiment": notebook.slug, "blocked": memory.blocked()})
+    output.document(experiment=notebook.slug, blocked=memory.blocked())
 
 
 COMMANDS = {

@@ -180,19 +180,17 @@ def _measure(context: Context, split: str, **how: Any) -> None:
     output.lines(f"  {redact(text)}" for text in failure_lines(split, items))
     output.lines(output_lines(measured.outputs))
     output.document(
-        {
-            "experiment": notebook.slug if notebook else None,
-            "epoch": number,
-            "commit": measured.commit,
-            "split": split,
-            "metrics": metrics,
-            "recorded": recorded or None,
-            "items": len(items),
-            "passed": passed,
-            "outcomes": counts,
-            "seconds": measured.seconds,
-            "outputs": measured.outputs,
-        }
+        experiment=notebook.slug if notebook else None,
+        epoch=number,
+        commit=measured.commit,
+        split=split,
+        metrics=metrics,
+        recorded=recorded or None,
+        items=len(items),
+        passed=passed,
+        outcomes=counts,
+        seconds=measured.seconds,
+        outputs=measured.outputs,
     )
 
 
@@ -266,7 +264,7 @@ def set_hparams(
         output.line(f"{key} = {value}{was}")
     if not after:
         output.line("none is set: the module's own defaults hold")
-    output.document({"project": project.name, "file": project.hparams, "hparams": after})
+    output.document(project=project.name, file=project.hparams, hparams=after)
 
 
 COMMANDS = {

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
@@ -199,10 +199,10 @@ class Output:
         """
         self.lines(align(columns, rows, right))
 
-    def document(self, value: Any) -> None:
+    def document(self, found: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """The command's answer for a program, an object; nothing without --json."""
         if self.as_json:
-            plain = jsonable(value)
+            plain = jsonable({**(found or {}), **more})
             trail = audit.current()
             if trail is not None:
                 plain["expose"] = jsonable(trail.executed)

@@ -72,7 +72,7 @@ def steer(
     elif status.state == "finished":
         when = f"when it goes on: {notebook.goes_on_by} --max-epochs N"
     output.line(f"{notebook.slug} reads it {when}")
-    output.document({"experiment": notebook.slug, "said": hide(said), "event": event.id})
+    output.document(experiment=notebook.slug, said=hide(said), event=event.id)
 
 
 def pause(
@@ -109,13 +109,11 @@ def pause(
     if status.state not in ("finished", "stopped"):
         output.line(f"go on: {notebook.goes_on_by}")
     output.document(
-        {
-            "experiment": slug,
-            "process": holder.pid,
-            "state": status.state,
-            "detail": status.detail,
-            "goes_on_by": notebook.goes_on_by,
-        }
+        experiment=slug,
+        process=holder.pid,
+        state=status.state,
+        detail=status.detail,
+        goes_on_by=notebook.goes_on_by,
     )
 
 

@@ -135,8 +135,7 @@ def _say_done(output: Output, done: Promoted) -> None:
         output.line(f"see it:   git show --stat {done.commit[:10]}")
         output.line(f"take back: autopilot propose revert {found.slug}")
     output.document(
-        _document(found)
-        | {"commit": done.commit, "decision": done.event, "updated": done.updated or None}
+        _document(found), commit=done.commit, decision=done.event, updated=done.updated or None
     )
 
 
@@ -240,17 +239,15 @@ def _ruling(context: Context, output: Output, name: str | None, epoch: str) -> R
     ruling = rule(notebook, notebook.find(epoch).number)
     judged, decision = ruling.epoch, ruling.decision
     output.document(
-        {
-            "experiment": notebook.slug,
-            "epoch": judged.number,
-            "against": ruling.against,
-            "policy": ruling.policy,
-            "passes": decision.kept,
-            **picked(decision, "reasons gates"),
-            "metrics": judged.metrics,
-            "recorded": {"verdict": judged.verdict, "reasons": judged.record.reasons},
-            "differs": ruling.differs,
-        }
+        experiment=notebook.slug,
+        epoch=judged.number,
+        against=ruling.against,
+        policy=ruling.policy,
+        passes=decision.kept,
+        **picked(decision, "reasons gates"),
+        metrics=judged.metrics,
+        recorded={"verdict": judged.verdict, "reasons": judged.record.reasons},
+        differs=ruling.differs,
     )
     return ruling
 

@@ -86,7 +86,7 @@ def create(
         output.line(f"open it: {request.command}")
     document = proposal_page.document(notebook, proposal, text)
     document |= {"title": request.title, "pushed": where or None}
-    output.document(document | {"command": request.command, "request": address or None})
+    output.document(document, command=request.command, request=address or None)
 
 
 def verify(
@@ -164,7 +164,7 @@ def revert(
             output.lines(map(redact, publishing.publish(notebook, made, where, alone=True)))
             output.line(f"pushed to {where}")
         output.line(f"merge it: git switch {onto.short} && git merge --ff-only {made.name}")
-        output.document(document | {"branch": made.name, "tip": made.tip, "deleted": None})
+        output.document(document, branch=made.name, tip=made.tip, deleted=None)
         return
     # The remote's goes first: what cannot be deleted there is still here.
     deleted = bool(where) and publishing.unpublish(notebook, where)
@@ -177,7 +177,7 @@ def revert(
     elif left := find_branch(notebook.repo, name):
         output.line(f"{left.name} is still there: the same with --push deletes it, too")
     output.line(f"again: autopilot propose create {notebook.slug}")
-    output.document(document | {"branch": None, "tip": tip, "deleted": name})
+    output.document(document, branch=None, tip=tip, deleted=name)
 
 
 def list_(context: Context) -> None:
@@ -192,20 +192,18 @@ def list_(context: Context) -> None:
     output = context.output
     found = standings(context.repository(), context.project)
     output.document(
-        {
-            "proposals": [
-                {
-                    "experiment": s.slug,
-                    "state": s.state,
-                    "branch": s.branch.name,
-                    "tip": s.branch.tip,
-                    "onto": s.onto or None,
-                    "epochs": s.epochs,
-                    "detail": s.detail,
-                }
-                for s in found
-            ]
-        }
+        proposals=[
+            {
+                "experiment": s.slug,
+                "state": s.state,
+                "branch": s.branch.name,
+                "tip": s.branch.tip,
+                "onto": s.onto or None,
+                "epochs": s.epochs,
+                "detail": s.detail,
+            }
+            for s in found
+        ],
     )
     if not found:
         output.line("no proposals yet")

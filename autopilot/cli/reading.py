@@ -60,7 +60,7 @@ def log(
     epochs = notebook.newest(count or _SHOWN) if count or is_short else notebook.epochs
     if output.as_json:
         ordered = epochs[::-1] if reverse else epochs
-        output.document(pages.overview(notebook) | {"log": epoch_page.epochs(notebook, ordered)})
+        output.document(pages.overview(notebook), log=epoch_page.epochs(notebook, ordered))
         return
     output.lines(pages.head(notebook))
     if graph:
@@ -175,7 +175,7 @@ def status(context: Context, name: Name = None) -> None:
         return
     found = pages.rows(context.repository(), context.project, pages.overview)
     if output.as_json:
-        output.document({"experiments": found})
+        output.document(experiments=found)
         return
     if not found:
         output.lines(pages.none_yet(context.project))
@@ -256,7 +256,7 @@ def _serve(context: Context, name: str | None, port: int, *, open_it: bool) -> N
     notebook, output = context.notebook(name), context.output
     with ReportServer(notebook.repo.workdir, notebook.slug, port) as server:
         output.line(f"{notebook.slug}: {server.url} (Ctrl-C ends the server, and no run)")
-        output.document({"experiment": notebook.slug, "url": server.url})
+        output.document(experiment=notebook.slug, url=server.url)
         if open_it:
             _open(output, server.url)
         with contextlib.suppress(KeyboardInterrupt):
@@ -287,7 +287,7 @@ def _markdown(context: Context, name: str | None, to: Path | None) -> None:
     _write(path, text)
     output.line(f"{notebook.slug}: wrote {path}")
     _tell(output, notebook.repo, path)
-    output.document({"experiment": notebook.slug, "path": str(path)})
+    output.document(experiment=notebook.slug, path=str(path))
 
 
 def _page(context: Context, names: list[str | None], to: Path | None, *, open_it: bool) -> None:
@@ -321,7 +321,7 @@ def _page(context: Context, names: list[str | None], to: Path | None, *, open_it
         _open(output, path.as_uri())
     else:
         output.line(f"read it: {path.as_uri()}")
-    output.document({"experiments": slugs, "path": str(path), "bytes": size, "left_out": missing})
+    output.document(experiments=slugs, path=str(path), bytes=size, left_out=missing)
 
 
 def _place(context: Context, to: Path, name: str) -> Path:

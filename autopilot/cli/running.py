@@ -34,7 +34,7 @@ from autopilot.engine.session import Session
 from autopilot.engine.supervisor import Supervisor
 from autopilot.errors import ExperimentError
 from autopilot.sandbox.workspace import remove_leftover
-from autopilot.text import counted, redact, shorten
+from autopilot.text import counted, jsonable, redact, shorten
 from autopilot.tracking.holding import unblocked_by
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import output_lines, tell
@@ -76,7 +76,7 @@ def supervised(
         ended(supervisor.slug, INTERRUPTED if code is None else code)
     if code is None:
         output.line(f"the item was killed; go on: {again} {reports.late}{_MORE_TIME}")
-        output.document({"experiment": reports.late, "interrupted": True, "stop_reason": _TIME_UP})
+        output.document(experiment=reports.late, interrupted=True, stop_reason=_TIME_UP)
         return INTERRUPTED
     audit.end()  # the process that did the work has printed what was executed
     return code
@@ -127,7 +127,7 @@ def run(
         words = replace(options, mode=None, goal=None).words() + _start_words(slug, start)
         held = request.options.mode, request.options.goal
         context.output.lines(write_module(task, context.folder, write, words, *held))
-        context.output.document({"written": write, "options": words})
+        context.output.document(written=write, options=words)
         return 0
     with own_stdout(context.output) as output:
         if not dry_run:
@@ -136,7 +136,7 @@ def run(
         def look(child: Child) -> int:
             expected = forecast(request, child)
             output.lines(expected.lines())
-            output.document(expected)
+            output.document(jsonable(expected))
             return 0
 
         return supervised(output, look, request.folder)
@@ -374,7 +374,7 @@ def _already_finished(notebook: Notebook, output: Output) -> bool:
         output.line(f"allow a strategy first: {how}")
     if not notebook.manifest.by_hand:
         output.line(f"more of it: autopilot resume {slug} --max-epochs N, or --patience N")
-    output.document({"experiment": slug, "finished": True, "stop_reason": status.detail})
+    output.document(experiment=slug, finished=True, stop_reason=status.detail)
     return True
 
 

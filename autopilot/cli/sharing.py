@@ -114,14 +114,10 @@ def _tell(
 ) -> int:
     output, failed = context.output, [outcome for outcome in outcomes if outcome.error]
     output.document(
-        {
-            "remote": shown(remote),
-            "dry_run": dry_run,
-            **more,
-            "experiments": [
-                {"experiment": outcome.slug} | picked(outcome, _TOLD) for outcome in outcomes
-            ],
-        }
+        remote=shown(remote),
+        dry_run=dry_run,
+        **more,
+        experiments=[{"experiment": outcome.slug} | picked(outcome, _TOLD) for outcome in outcomes],
     )
     if output.as_json:
         return 1 if failed else 0
@@ -244,7 +240,7 @@ def _tell_hooks(
 ) -> None:
     shown = [{"hook": s.name, "state": s.state, "chained": s.chained} for s in states]
     head = {"folder": str(folder.path), "bare": folder.bare, "shared": folder.shared}
-    output.document(head | {"hooks": shown})
+    output.document(head, hooks=shown)
     if output.as_json:
         return
     if not rows:

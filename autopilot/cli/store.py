@@ -44,13 +44,11 @@ def snapshot(
     checkout = Checkout(notebook)
     commit, is_new = checkout.snapshot(message)
     output.document(
-        {
-            "experiment": notebook.slug,
-            "commit": commit,
-            "new": is_new,
-            "files": sorted(checkout.present),
-            "differs_from_best": checkout.differs_from(notebook.best_commit),
-        }
+        experiment=notebook.slug,
+        commit=commit,
+        new=is_new,
+        files=sorted(checkout.present),
+        differs_from_best=checkout.differs_from(notebook.best_commit),
     )
     if not output.as_json:
         output.line(commit)
@@ -78,13 +76,11 @@ def checkout(
     found, place = find_state(notebook, state), Checkout(notebook)
     changed, kept = place.set_to(found.commit, force=force)
     output.document(
-        {
-            "experiment": notebook.slug,
-            "epoch": found.epoch,
-            "commit": found.commit,
-            "changed": changed,
-            "snapshot": kept or None,
-        }
+        experiment=notebook.slug,
+        epoch=found.epoch,
+        commit=found.commit,
+        changed=changed,
+        snapshot=kept or None,
     )
     if not changed:
         output.line(f"your checkout is at {found.title} of {notebook.slug} already")
@@ -128,7 +124,7 @@ def diff(
     if output.as_json:
         patch = notebook.patch(before, after).decode("utf-8", "replace")
         document = {"experiment": notebook.slug, "title": title, "files": file_documents(counts)}
-        output.document(document | {"patch": patch})
+        output.document(document, patch=patch)
     elif counts:
         if stat and not output.is_terminal:
             output.line(title)
@@ -156,13 +152,11 @@ def log(
     tags = _tags(notebook)
     found, kept = notebook.commits[:count], snapshots(notebook.repo, notebook.layout)
     output.document(
-        {
-            "experiment": notebook.slug,
-            "branch": notebook.layout.branch_name,
-            "total": len(notebook.commits),
-            "revisions": [_revision(c, notebook, tags.get(c.id)) for c in found],
-            "snapshots": [_revision(c, notebook, None) for c in kept[::-1]],
-        }
+        experiment=notebook.slug,
+        branch=notebook.layout.branch_name,
+        total=len(notebook.commits),
+        revisions=[_revision(c, notebook, tags.get(c.id)) for c in found],
+        snapshots=[_revision(c, notebook, None) for c in kept[::-1]],
     )
     if output.as_json:
         return
@@ -189,20 +183,18 @@ def status(context: Context, name: arguments.Name = None) -> None:
     at, unsaved = place.is_at(), place.unsaved()
     differs = place.differs_from(notebook.best_commit)
     output.document(
-        {
-            "experiment": notebook.slug,
-            "branch": notebook.layout.branch_name,
-            "tip": notebook.tip,
-            "commits": len(notebook.commits),
-            "states": states,
-            "kept_epochs": len(tags),
-            "snapshots": [commit.id for commit in kept],
-            "checkout": {
-                "epochs": [state.epoch for state in at if state.epoch is not None],
-                "differs_from_best": differs,
-                "unsaved": unsaved,
-            },
-        }
+        experiment=notebook.slug,
+        branch=notebook.layout.branch_name,
+        tip=notebook.tip,
+        commits=len(notebook.commits),
+        states=states,
+        kept_epochs=len(tags),
+        snapshots=[commit.id for commit in kept],
+        checkout={
+            "epochs": [state.epoch for state in at if state.epoch is not None],
+            "differs_from_best": differs,
+            "unsaved": unsaved,
+        },
     )
     parts = [counted(len(notebook.commits), "commit"), counted(states, "state")]
     parts += [counted(len(tags), "tag"), counted(len(kept), "snapshot")]
@@ -269,7 +261,7 @@ def merge(
     made = merge_bests(ours, theirs, slug, idea=idea, hypothesis=hypothesis)
     if made is None:
         output.line(f"nothing to merge: {ours.slug} has all that {theirs.slug} changed")
-        output.document({"experiment": None, "merged": [ours.slug, theirs.slug]})
+        output.document(experiment=None, merged=[ours.slug, theirs.slug])
         return
     output.line(f"{made.slug}: merged from {ours.slug} and {theirs.slug}, without conflict")
     if theirs.manifest.target != ours.manifest.target:
@@ -284,14 +276,12 @@ def _tell_made(output: Output, source: Notebook, made: Notebook, epoch: int, **m
     how = f": autopilot resume {made.slug}" if source.manifest.target else in_program
     output.line(f"go on{how}")
     output.document(
-        {
-            "experiment": made.slug,
-            "branch": f"autopilot/{made.slug}",
-            "start": made.start,
-            "base": made.manifest.base,
-            "forked_from": {"experiment": source.slug, "epoch": epoch},
-            **more,
-        }
+        experiment=made.slug,
+        branch=f"autopilot/{made.slug}",
+        start=made.start,
+        base=made.manifest.base,
+        forked_from={"experiment": source.slug, "epoch": epoch},
+        **more,
     )
 
 

@@ -356,6 +356,6 @@ def skill(context: Context) -> None:
     tools = "\n".join(f"| {t.name} | `{t.typed}` | {t.help} |" for t in TOOLS.values())
     limits = ", ".join(f"`{flag(name)}`" for name in BUDGETS.values())
     text = _SKILL.format(tools=tools, limits=limits)
-    context.output.document({"skill": text})
+    context.output.document(skill=text)
     if not context.output.as_json:
         context.output.raw(text.encode())

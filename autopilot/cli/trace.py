@@ -96,14 +96,12 @@ def collect(
     elif not output.as_json:
         output.raw(b"".join(as_json(jsonable(row)).encode() + b"\n" for row in rows))
     output.document(
-        {
-            "experiment": notebook.slug if notebook else None,
-            "epoch": found,
-            "split": split,
-            "file": place,
-            "outcomes": count_outcomes(items),
-            "items": None if place else rows,
-        }
+        experiment=notebook.slug if notebook else None,
+        epoch=found,
+        split=split,
+        file=place,
+        outcomes=count_outcomes(items),
+        items=None if place else rows,
     )
 
 
@@ -140,7 +138,7 @@ def inspect(
         for n, items in traces.results.items()
         if name in items and n in epochs
     ]
-    output.document({"experiment": notebook.slug, "item": name, "split": split, "epochs": history})
+    output.document(experiment=notebook.slug, item=name, split=split, epochs=history)
     went = Counter(row["outcome"] for row in history)
     passed, others = went.pop("passed", 0), outcomes(went) if len(went) > ("failed" in went) else ""
     title = f"{name}: passed in {passed} of {counted(len(history), 'epoch')}"
@@ -200,7 +198,7 @@ def run(
     """
     traces, output = _traces(context, name, split), context.output
     found = traces.diagnosis()
-    output.document({"experiment": traces.notebook.slug, "diagnosis": found})
+    output.document(experiment=traces.notebook.slug, diagnosis=found)
     epochs = counted(len(traces.results), "epoch")
     output.line(f"{traces.notebook.slug}: {len(found.items)} {split} items over {epochs}", "bold")
     best = traces.notebook.best
@@ -266,7 +264,7 @@ def heatmap(
     shown = numbers[-room:]
     if nodes:
         rows = traces.nodes()
-        output.document({"experiment": notebook.slug, "epochs": numbers, "nodes": rows})
+        output.document(experiment=notebook.slug, epochs=numbers, nodes=rows)
         most = max((n for row in rows.values() for n in row.values()), default=1)
         _axis(output, shown, numbers)
         for node, row in rows.items():
@@ -276,7 +274,7 @@ def heatmap(
         return
     items = traces.items
     document = {item.id: {str(n): how for n, how in item.outcomes.items()} for item in items}
-    output.document({"experiment": notebook.slug, "epochs": numbers, "items": document})
+    output.document(experiment=notebook.slug, epochs=numbers, items=document)
     _axis(output, shown, numbers)
     for item in items[:count]:
         cells = "".join(_SIGNS[item.outcomes.get(number)] for number in shown)

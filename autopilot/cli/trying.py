@@ -219,7 +219,7 @@ def brief(
         text = redact(pages.context_of(TryPlace(user, name)).render(max_chars))
         if not output.as_json:
             output.raw(text.encode() + b"\n")
-        output.document({"experiment": name, "markdown": text})
+        output.document(experiment=name, markdown=text)
     return 0
 
 
@@ -346,7 +346,7 @@ def _look(output: Output, user: Repository, slug: str, changes: Options, child: 
         output.warning(f"the train split is not measured: {loop.spent}")
     if result.interrupted:
         output.line(f"interrupted {result.stop_reason}; again: autopilot try context", "yellow")
-        output.document({"experiment": slug, "interrupted": True})
+        output.document(experiment=slug, interrupted=True)
         return INTERRUPTED
     return 0
 
@@ -389,5 +389,5 @@ def _tell_taken_back(output: Output, place: TryPlace, names: list[str], kept: st
     )
     output.line(f"next: edit, then {HOW}")
     after = TryPlace(place.user, place.slug)
-    output.document(pages.standing(after) | {"taken_back": names, "snapshot": kept})
+    output.document(pages.standing(after), taken_back=names, snapshot=kept)
     return 0

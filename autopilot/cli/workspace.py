@@ -68,7 +68,7 @@ def init_project(
     output.line(f"  git add {shlex.quote(os.path.join('' if here == '.' else here, 'autopilot'))}")
     output.line(f'  git commit -m "project {name}"')
     output.line(f"  autopilot -p {name} run")
-    output.document({"project": name, "folder": project.folder, "files": shown})
+    output.document(project=name, folder=project.folder, files=shown)
 
 
 def list_projects(context: Context) -> None:
@@ -98,7 +98,7 @@ def list_projects(context: Context) -> None:
                 "newest": own[0] if own else None,
             }
         )
-    output.document({"projects": rows})
+    output.document(projects=rows)
     if not rows:
         output.lines(_NO_PROJECTS)
         return
@@ -147,7 +147,7 @@ def report(output: Output, checks: Sequence[Check], **also: object) -> int:
     warned = sum(check.state == "warning" for check in checks)
     verdict = counted(failed, "problem") if failed else "ready"
     output.line(verdict + (f", {counted(warned, 'warning')}" if warned else ""), "bold")
-    output.document({**also, "ok": not failed, "checks": list(checks)})
+    output.document(**also, ok=not failed, checks=list(checks))
     return 1 if failed else 0
 
 
@@ -177,7 +177,7 @@ def init(
     output.line(f"{place} is a workspace" + (" already" if not written else ""))
     output.lines(f"  {name}" for name in written)
     output.line("a project in it: autopilot project init NAME")
-    output.document({"workspace": place, "files": written})
+    output.document(workspace=place, files=written)
 
 
 def doctor_workspace(context: Context) -> int:
@@ -216,7 +216,7 @@ def doctor_workspace(context: Context) -> int:
     if not found:
         output.lines(_NO_PROJECTS)
     ok = all(answer["ok"] for answer in found.values())
-    output.document({"workspace": workspace, "ok": ok, "projects": found, "stray": stray})
+    output.document(workspace=workspace, ok=ok, projects=found, stray=stray)
     return 0 if ok else 1
 
 
@@ -259,7 +259,7 @@ def tree(context: Context) -> None:
     output.lines(_drawn(branches))
     if not branches:
         output.line("nothing yet: autopilot project init NAME")
-    output.document({"workspace": workspace, "projects": documents, "others": others})
+    output.document(workspace=workspace, projects=documents, others=others)
 
 
 def _experiment(row: dict[str, Any]) -> str:
@@ -308,7 +308,7 @@ def doctor(context: Context) -> int:
             output.line(f"         mend it: {check.mend}")
     failed = sum(check.state == "failed" for check in found)
     warnings = sum(check.state == "warning" for check in found)
-    output.document({"healthy": not failed, "versions": versions(), "checks": found})
+    output.document(healthy=not failed, versions=versions(), checks=found)
     output.line()
     verdict = counted(failed, "problem") if failed else "autopilot can work here"
     output.line(verdict + (f", {counted(warnings, 'warning')}" if warnings else ""))
@@ -369,15 +369,13 @@ def gc(
     loose = count_loose(repo)
     packed = False if dry_run else maintain(repo, only_loose=is_in_use(repo))
     output.document(
-        {
-            "dry_run": dry_run,
-            "removed": removed,
-            "kept": kept,
-            "failed": failed,
-            "tags": tags,
-            "loose_objects": {"before": loose, "after": count_loose(repo)},
-            "packed": packed,
-        }
+        dry_run=dry_run,
+        removed=removed,
+        kept=kept,
+        failed=failed,
+        tags=tags,
+        loose_objects={"before": loose, "after": count_loose(repo)},
+        packed=packed,
     )
     if not removed and not failed and not tags:
         output.line("nothing is left over")
