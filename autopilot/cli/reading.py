@@ -64,7 +64,7 @@ def log(
         return
     output.lines(pages.head(notebook))
     if graph:
-        points = notebook.index.points[-(count or 0) :]
+        points = notebook.index.epochs[-(count or 0) :]
         width = min(output.width or _CHART_WIDTH, _CHART_WIDTH)
         monitor, mode = notebook.monitor
         output.lines(pages.chart(points, f"val {monitor}{lower_note(mode)}", width=width))

@@ -109,7 +109,7 @@ def _head(run: LiveRun) -> Iterator[Styled]:
             change = f" -> {best} ({signed(run.best - run.baseline, of=run.baseline)}) in epoch "
             change += str(run.best_epoch)
         name = f"val {run.monitor}{lower_note(run.mode)}"
-        judged = counted(run.points[-1].epoch, "epoch")
+        judged = counted(run.points[-1].number, "epoch")
         yield f"{name} {first}{change}; {judged}, {run.kept} kept", "bold"
         yield costs(run.spent), ""
         yield run.latest, STYLES.get(run.latest.split()[2].rstrip(":"), "")

@@ -25,6 +25,7 @@ from autopilot.core.policy import Decision
 from autopilot.core.progress import Death, EpochProgress, Position, PositionLog
 from autopilot.core.records import message
 from autopilot.core.records.history import History, KnownState, Summary, environment_at, summarize
+from autopilot.core.records.index import numbers_of
 from autopilot.core.records.record import (
     Decide,
     Event,
@@ -136,7 +137,7 @@ class Experiment(History):
 
     def epoch_of_present_state(self) -> int | None:
         """The epoch that measured every item in the present state, or was refused; None if none."""
-        known = self._measured.get(self.store.state())
+        known = self.measured(self.store.state())
         is_whole = known is not None and not self.record_of(known.number).unmeasured
         return known.number if known is not None and is_whole else None
 
@@ -223,20 +224,18 @@ class Experiment(History):
     def _recall(self) -> None:
         self._steps, self._items, self._passes, self.best_items = [], {}, [], ()
         index = self.store.index()
-        self.store.refuse_gap([judged.number for judged in index.epochs])
         self.load_history(index)
+        if len(self.epochs) <= self.last_epoch:
+            self.store.refuse_gap([judged.number for judged in self.epochs])
         self._checked_inputs()
         events, last = self.events, self.last_epoch
         self.people.load(events, index.wishes, self.store.records_on)
         self._environment = environment_at(events)
-        # Decisions by hand stand; the lesson of an epoch without a record is learned again.
-        by_hand = ("blocked", "unblocked")
-        self.memory.load(x for x in self.memory.kept() if x.epoch <= last or x.outcome in by_hand)
+        self.memory.reload(last)
         if not self.is_replacement:  # of a process that is replaced, only the last can be half done
-            kept = self.store.tagged()
-            for judged in self.epochs[:-1]:
-                if judged.is_kept and judged.number not in kept:
-                    self._finish(self.record_of(judged.number), judged.revision)
+            for number in self.store.untagged(numbers_of(self.kept)):
+                if number != last:
+                    self._finish(self.record_of(number), self.revision_of(number))
         if self.history:
             self._finish(self.history[-1], self.revision_of(last))
             self.best_items = mean_items(self._passes_of(self.best_epoch))

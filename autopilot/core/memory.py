@@ -1,59 +1,33 @@
 """Memory: what was tried, how it went, and what must not be tried again.
 
 Everything that memory knows follows from its lessons, in order: a resumed run that reads the same
-lessons knows the same. The counts of a step's context are kept up lesson by lesson, so that a long
-run does not read all of them each epoch; `recall` scans them.
-
-A strategy is blocked when it does nothing (it changes nothing, or raises) `block_after` times in a
-row. One that gives new states is tried ten times as often: a few misses in a row say little about
-what succeeds now and then. Where none of n tries succeeded, the rate of success is below 3/n with
-95% confidence (the rule of three: Hanley and Lippman-Hand, "If nothing goes wrong, is everything
-all right?", JAMA 1983), so by default it is blocked at a rate below one in ten. A state that was
-measured before counts neither way: it shows nothing new of the strategy.
+lessons knows the same. The counts of a step's context are kept up lesson by lesson (`Learnt`), so
+that a long run does not read all of them each epoch; `recall` scans them.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import islice
 from typing import Protocol, get_args
 
 from autopilot.core.figures import better_by
+from autopilot.core.records.index import Rows
+from autopilot.core.records.learnt import (
+    BLOCK_AFTER,
+    DECISIONS,
+    FAILURES,
+    NEWEST,
+    UNJUDGED,
+    FailureCount,
+    Learnt,
+)
 from autopilot.core.records.record import EpochOutcome, Lesson, MetricsRecord
 from autopilot.core.store import Store
 from autopilot.core.types import Datum
 from autopilot.errors import UsageError
-
-BLOCK_AFTER = 3
-_TRIES = 10
-# "repeated" is none: it shows nothing new of the strategy.
-FAILURES: frozenset[EpochOutcome] = frozenset({"rejected", "failed", "unchanged"})
-DECISIONS: frozenset[EpochOutcome] = frozenset({"blocked", "unblocked"})
-# They say nothing of how good a state is: a person refused it before it was measured.
-UNJUDGED: frozenset[EpochOutcome] = DECISIONS | {"refused"}
-
-
-@dataclass(frozen=True, slots=True)
-class FailureCount:
-    """How often a strategy failed on something.
-
-    Args:
-        category: The subject of the feedback, "" where unknown.
-        latest: The newest of these lessons.
-    """
-
-    strategy: str
-    category: str
-    count: int
-    latest: Lesson
-
-    def render(self) -> str:
-        """The strategy, what it failed on, and how often."""
-        about = f" on {self.category}" if self.category else ""
-        return f"{self.strategy or 'unnamed'}{about} ({self.count}x)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,20 +151,8 @@ class Memory:
             raise ValueError(f"block_after must be 0 or more, not {block_after}")
         self.block_after = block_after
         self.store = store
-        self.lessons: list[Lesson] = []
-        self._start_over()
-
-    def _start_over(self) -> None:
-        self.lessons.clear()
-        self._tried: Counter[str] = Counter()
-        # Since a strategy last succeeded: its failures, and how many in a row did nothing.
-        self._failures: Counter[str] = Counter()
-        self._idle: Counter[str] = Counter()
-        self._blocked: dict[str, str] = {}
-        self._failed: list[Lesson] = []
-        self._failed_on: dict[tuple[str, str], FailureCount] = {}
-        self._best: float | None = None
-        self._mode = "max"
+        self.lessons: list[Lesson] | Rows[Lesson] = []
+        self._learnt = Learnt(block_after)
 
     def learn(self, lesson: Lesson) -> None:
         """Takes a lesson in, and keeps it.
@@ -209,7 +171,8 @@ class Memory:
                 raise UsageError(f"a lesson's {name} is {number}", hint="leave it out: None")
         # First on disk: a lesson that counts here but is lost there would change a resumed run.
         self.keep(lesson)
-        self._take_in(lesson)
+        self.lessons.append(lesson)
+        self._learnt.take([lesson])
 
     def keep(self, lesson: Lesson) -> None:
         """Makes a lesson last, on the store's newest revision; called before it counts."""
@@ -224,51 +187,27 @@ class Memory:
 
     def load(self, lessons: Iterable[Lesson]) -> None:
         """Starts over from lessons that were kept earlier, in order."""
-        lessons = list(lessons)  # they may be this memory's own list, which is cleared
-        self._start_over()
-        for lesson in lessons:
-            self._take_in(lesson)
+        self.lessons = list(lessons)
+        self._learnt = Learnt(self.block_after).take(self.lessons)
+
+    def reload(self, last: int) -> None:
+        """Starts over from what was kept, without reading each lesson where the store has an index.
+
+        Args:
+            last: The newest judged epoch: the lesson of a later one is learned again. Decisions by
+                hand stand.
+        """
+        kept = self.kept()
+        if self.store is None or not isinstance(kept, Rows) or (kept and kept[-1].epoch > last):
+            self.load(x for x in kept if x.epoch <= last or x.outcome in DECISIONS)
+        else:
+            index = self.store.index(self.block_after)
+            self.lessons, self._learnt = kept.copy(), index.learnt(self.block_after)
 
     def reconsider(self, block_after: int) -> None:
         """Decides on what was learnt so far with another `block_after`."""
         self.block_after = block_after
-        self.load(self.lessons)
-
-    def _take_in(self, lesson: Lesson) -> None:
-        self.lessons.append(lesson)
-        strategies = lesson.strategies()
-        for name in strategies:
-            self._count(name, lesson)
-        best = _best_after(lesson)
-        if best is not None:
-            self._best, self._mode = best, lesson.mode
-        if lesson.outcome in DECISIONS:
-            return
-        self._tried.update(strategies)
-        if lesson.outcome in FAILURES or lesson.outcome == "refused":
-            self._failed.append(lesson)
-        if lesson.outcome in FAILURES:
-            for key in product(strategies or [""], lesson.categories() or [""]):
-                before = self._failed_on.get(key)
-                count = before.count + 1 if before else 1
-                self._failed_on[key] = FailureCount(*key, count, lesson)
-
-    def _count(self, name: str, lesson: Lesson) -> None:
-        if lesson.outcome == "blocked":
-            self._blocked[name] = lesson.reason or "blocked by hand"
-        elif lesson.outcome in ("unblocked", "kept"):
-            self._idle[name] = self._failures[name] = 0
-            self._blocked.pop(name, None)
-        elif lesson.outcome in FAILURES:
-            self._failures[name] += 1
-            self._idle[name] = 0 if lesson.outcome == "rejected" else self._idle[name] + 1
-            if not self.block_after:
-                return
-            idle, tries = self._idle[name], self._failures[name]
-            if idle >= self.block_after:
-                self._blocked[name] = f"did nothing{f' {idle} times in a row' if idle > 1 else ''}"
-            elif tries >= _TRIES * self.block_after:
-                self._blocked[name] = f"none of its last {tries} tries was kept"
+        self._learnt = Learnt(block_after).take(self.lessons)
 
     def recall(
         self,
@@ -349,14 +288,15 @@ class Memory:
 
     def blocked(self) -> dict[str, str]:
         """Blocked strategy to reason."""
-        return dict(self._blocked)
+        return dict(self._learnt.blocked)
 
     def trends(self, window: int = 10) -> Trend:
         """Where the metric is going over the latest epochs, lessons by hand not counted.
 
         The rate is what the best value gained over the window, divided by its number of epochs.
         """
-        judged = (x for x in reversed(self.lessons) if x.outcome not in UNJUDGED and not x.by_hand)
+        known = self._learnt.judged if window <= NEWEST else self.lessons
+        judged = (x for x in reversed(known) if x.outcome not in UNJUDGED and not x.by_hand)
         recent = list(islice(judged, window))
         if not recent:
             return Trend("unknown", 0.0, 0.0)
@@ -364,7 +304,7 @@ class Memory:
         rate = sum(gains) / len(recent)
         direction = "improving" if rate > 0 else "worsening" if rate < 0 else "flat"
         kept = len(gains) / len(recent)
-        return Trend(direction, rate, kept, len(recent), self._best, self._mode)
+        return Trend(direction, rate, kept, len(recent), self._learnt.best, self._learnt.mode)
 
     def context(self, limit: int = 5, strategies: Iterable[str] = ()) -> MemoryContext:
         """The knowledge that an optimizer gets before a step.
@@ -373,24 +313,19 @@ class Memory:
             limit: How many failures at most.
             strategies: The strategies of the optimizer; those never tried are named.
         """
-        tried, blocked = self._tried, self.blocked()
-        often = sorted(self._failed_on.values(), key=lambda f: (-f.count, -f.latest.epoch))
+        learnt, tried, blocked = self._learnt, self._learnt.tried, self.blocked()
+        often = sorted(learnt.failed_on.values(), key=lambda f: (-f.count, -f.latest.epoch))
+        known = learnt.failed if limit <= NEWEST else self.lessons
+        failed = (x for x in reversed(known) if x.outcome in FAILURES or x.outcome == "refused")
         return MemoryContext(
             tried=dict(tried),
-            failures=tuple(self._failed[: -limit - 1 : -1]),
+            failures=tuple(islice(failed, limit)),
             blocked=blocked,
             trend=self.trends(),
             top_failures=tuple(often[:limit]),
             untried=tuple(s for s in strategies if s not in tried and s not in blocked),
         )
 
-
-def _best_after(lesson: Lesson) -> float | None:
-    """The best value after an epoch, None where its lesson does not tell."""
-    if lesson.value is None or lesson.by_hand:
-        return None
-    if lesson.outcome == "kept":
-        return lesson.value
-    if lesson.delta is None:
-        return None
-    return round(better_by(lesson.value, -lesson.delta, lesson.mode), 12)
+    def by_hand(self) -> Sequence[Lesson]:
+        """The lessons that people recorded, their decisions left out."""
+        return self._learnt.by_hand

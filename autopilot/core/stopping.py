@@ -14,7 +14,6 @@ from autopilot.core.callback import Callback, RunView
 from autopilot.core.comparison import metric_modes
 from autopilot.core.figures import direction_of, figure, gained
 from autopilot.core.records.ledger import Ledger, Limits
-from autopilot.core.records.record import LlmRecord
 
 if TYPE_CHECKING:
     from autopilot.core.experiment import Experiment
@@ -221,9 +220,8 @@ def ledger_of(experiment: Experiment, callbacks: Iterable[Callback]) -> Ledger:
     for callback in callbacks:
         if isinstance(callback, Budget):
             limits = limits & callback.limits
-    ledger = Ledger(limits, experiment.spent.seconds + experiment.progress.seconds())
-    for _, call in experiment.store.records(LlmRecord):
-        ledger.charge(call.role, call.cost, known=call.priced, judged=True)
+    elapsed_s = experiment.spent.seconds + experiment.progress.seconds()
+    ledger = Ledger(limits, elapsed_s, experiment.store.index().spent)
     for call in experiment.store.calls():
         ledger.charge(call.role, call.cost, known=call.priced, judged=call.step > 0)
     return ledger

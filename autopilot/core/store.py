@@ -15,7 +15,7 @@ from __future__ import annotations
 import difflib
 from abc import ABC, abstractmethod
 from collections import defaultdict, deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ from autopilot.core.items import copied
 from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.core.records import message
 from autopilot.core.records.index import INDEXED, Index
+from autopilot.core.records.learnt import BLOCK_AFTER
 from autopilot.core.records.record import (
     Event,
     LlmRecord,
@@ -187,8 +188,8 @@ class Store(ABC):
         """All revisions, newest first, read one after another."""
         return iter(self.log())
 
-    def index(self) -> Index:
-        """The facts on all epochs, and all lessons, in the order in which they were learnt."""
+    def index(self, block_after: int = BLOCK_AFTER) -> Index:
+        """The facts on all epochs, and all lessons; their counts under a rule are quick."""
         return Index().take(pair for kind in INDEXED for pair in self.records(kind))
 
     def steps_since(self, epoch: int) -> list[tuple[str, StepRecord]]:
@@ -200,9 +201,9 @@ class Store(ABC):
                 break
         return found[::-1]
 
-    def tagged(self) -> Collection[int]:
-        """The kept epochs that `tags` has."""
-        return self.tags().keys()
+    def untagged(self, kept: Iterable[int]) -> list[int]:
+        """Those of some epochs that `tags` lacks."""
+        return sorted({*kept} - self.tags().keys())
 
     @abstractmethod
     def diff(self, old: str | int, new: str | int) -> str:
@@ -356,8 +357,6 @@ class InMemoryStore(Store):
         before, after = (self._texts(self._find(self.revision(r)).tree) for r in (old, new))
         lines: list[str] = []
         for name in dict.fromkeys([*before, *after]):
-            if before.get(name) == after.get(name):
-                continue
             left, right = before.get(name, "").splitlines(), after.get(name, "").splitlines()
             lines += difflib.unified_diff(left, right, f"a/{name}", f"b/{name}", lineterm="")
         return "\n".join(lines)

@@ -418,7 +418,7 @@ class Trainer(RunView):
         # By hand, an epoch may pay for a look at the train split; the baseline measures val alone.
         experiment, most = self.experiment, self.experiment.most_evaluations
         if experiment.manifest.by_hand:
-            most = max([judged.evaluations for judged in experiment.epochs[:1]], default=0)
+            most = max([judged.counted for judged in experiment.epochs[:1]], default=0)
         recorded = experiment.last_epoch >= self.run.epoch
         return most if recorded else max(most, self.run.cost.evaluations)
 
@@ -429,11 +429,10 @@ class Trainer(RunView):
     def result(self) -> Result:
         """The result of the run so far."""
         experiment = self.experiment
-        judged = [epoch for epoch in experiment.epochs if epoch.number > 0]
         return Result(
             stop_reason=self.stop_reason,
-            epochs=len(judged),
-            kept=sum(epoch.is_kept for epoch in judged),
+            epochs=max(len(experiment.epochs) - 1, 0),
+            kept=max(experiment.kept.bit_count() - 1, 0),
             best_epoch=experiment.best_epoch,
             baseline=experiment.baseline_value,
             best=experiment.best_value,

@@ -14,10 +14,10 @@ from autopilot.core.configuration import callbacks_of
 from autopilot.core.experiment import Experiment
 from autopilot.core.interpreter import Restart
 from autopilot.core.items import leakage_notes
-from autopilot.core.memory import BLOCK_AFTER
 from autopilot.core.module import name_parameters
 from autopilot.core.outages import infrastructure_in
 from autopilot.core.records.history import environment_at
+from autopilot.core.records.learnt import BLOCK_AFTER
 from autopilot.core.records.record import Event, Manifest, MetricsRecord
 from autopilot.core.setup_checks import check_module, check_setup, item_count, split_notes
 from autopilot.core.stopping import StopCondition

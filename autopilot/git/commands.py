@@ -175,7 +175,7 @@ class Seen(dict[str, T]):
 
     def keep(self, oid: str, value: T) -> T:
         """Keeps a value in the body of `looking`, in the place of an earlier one; returns it."""
-        if _looks:
+        if _looks and _looks[-1]:
             self[oid] = value
         return value
 
@@ -184,9 +184,9 @@ _looks: list[bool] = []
 
 
 @contextmanager
-def looking() -> Iterator[None]:
-    """Keeps for good the objects that the body reads."""
-    _looks.append(True)
+def looking(*, is_on: bool = True) -> Iterator[None]:
+    """Keeps for good the objects that the body reads; not where that is off."""
+    _looks.append(is_on)
     try:
         yield
     finally:

@@ -70,6 +70,17 @@ def list_refs(repo: Repository, *prefixes: str) -> dict[str, str]:
     return dict(line.split(" ") for line in os.fsdecode(listed.stdout).splitlines())
 
 
+def names_in(repo: Repository, folder: str) -> set[str]:
+    """The names in a folder of refs, whatever they hold. Does not start git."""
+    place, packed, found = repo.common_dir / folder, repo.common_dir / "packed-refs", set[str]()
+    if place.is_dir():
+        found.update(os.listdir(place))
+    if packed.is_file():
+        names = rb"(?m)^\w+ %b(.+)$" % re.escape(os.fsencode(folder))
+        found.update(map(os.fsdecode, re.findall(names, packed.read_bytes())))
+    return found
+
+
 def when_unlocked(write: Callable[[], object]) -> None:
     """Writes a ref; waits a little, as git does, while another process is writing it."""
     deadline_s = time.monotonic() + _LOCK_WAIT_S

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from autopilot.core.figures import figures, lower_note, outcomes, setting, signed
-from autopilot.core.memory import FAILURES, UNJUDGED, Memory, Trend
+from autopilot.core.memory import Memory, Trend
 from autopilot.core.people import APPROVE, PAUSED, REVIEWED, STEERED
+from autopilot.core.records.learnt import FAILURES, UNJUDGED
 from autopilot.core.records.message import one_line
 from autopilot.core.records.record import Event, Manifest
 from autopilot.core.types import Datum, count_outcomes

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autopilot.core.records.index import Point
+from autopilot.core.records.index import Judged
 from autopilot.core.records.message import one_line
 from autopilot.core.records.record import (
     LlmRecord,
@@ -87,7 +87,7 @@ class LiveRun:
     best_epoch: int
     kept: int
     latest: str
-    points: Sequence[Point]
+    points: Sequence[Judged]
     strategies: Sequence[Used]
     spent: Cost
     going: Going | None
@@ -96,14 +96,14 @@ class LiveRun:
     def document(self) -> dict[str, Any]:
         """The same for a program, the curve as lists."""
         plain: dict[str, Any] = jsonable(replace(self, points=()))
-        return plain | {"points": [[p.epoch, p.value, p.best, p.kept] for p in self.points]}
+        return plain | {"points": [[p.number, p.value, p.best, p.is_kept] for p in self.points]}
 
 
 def reduced(
     slug: str,
     status: Status,
     last: MetricsRecord | None,
-    points: Sequence[Point],
+    points: Sequence[Judged],
     notes: Sequence[Record],
     goes_on_by: str = "",
 ) -> LiveRun:
@@ -127,7 +127,7 @@ def reduced(
         baseline=last.baseline if last else None,
         best=last.best if last else None,
         best_epoch=last.best_epoch if last else 0,
-        kept=sum(point.kept for point in points if point.epoch),
+        kept=sum(point.is_kept for point in points if point.number),
         latest=f"epoch {last.epoch} {last.verdict}{why}" if last else "",
         points=points,
         strategies=_strategies(points),
@@ -137,19 +137,19 @@ def reduced(
     )
 
 
-def _strategies(points: Sequence[Point]) -> list[Used]:
+def _strategies(points: Sequence[Judged]) -> list[Used]:
     """The strategies, those that were kept most often first."""
     used, kept, latest = Counter[str](), Counter[str](), dict[str, int]()
     for point in points:
         for name in names_in(point.strategy):
             used[name] += 1
-            kept[name] += point.kept and point.epoch > 0
-            latest[name] = point.epoch
+            kept[name] += point.is_kept and point.number > 0
+            latest[name] = point.number
     names = sorted(used, key=lambda name: (-kept[name], -used[name], name))
     return [Used(name, used[name], kept[name], latest[name]) for name in names[:_STRATEGIES]]
 
 
-def _going(epoch: int, notes: Sequence[Record], points: Sequence[Point]) -> Going:
+def _going(epoch: int, notes: Sequence[Record], points: Sequence[Judged]) -> Going:
     results, calls = dict[tuple[str, int, int, int], ProgressNote](), list[LlmRecord]()
     doing, deaths, said = "", 0, ""
     for note in notes:
@@ -185,7 +185,7 @@ def _going(epoch: int, notes: Sequence[Record], points: Sequence[Point]) -> Goin
     lines = [line for call in calls[-_LINES:] for line in _said(call)]
     lines += [f"agent: {line.strip()}" for line in said.splitlines() if line.strip()]
     # The baseline may be measured twice.
-    most = max((p.evaluations for p in points[-_RECENT:] if p.epoch), default=0)
+    most = max((p.evaluations for p in points[-_RECENT:] if p.number), default=0)
     died = f"; {deaths} ended with their process" if deaths else ""
     return Going(
         epoch=max((note.epoch for note in notes), default=epoch),
@@ -245,7 +245,7 @@ class RunReader:
                 self.slug,
                 status,
                 notebook.last,
-                notebook.index.points,
+                list(notebook.index.epochs),
                 self.notes,
                 notebook.goes_on_by,
             )

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 from autopilot.core.records import message
+from autopilot.core.records.index import INDEXED, Index
+from autopilot.core.records.learnt import BLOCK_AFTER
 from autopilot.core.records.message import trailer_number
-from autopilot.core.records.record import MetricsRecord
+from autopilot.core.records.record import MetricsRecord, Record
 from autopilot.core.types import Verdict
-from autopilot.git.commits import Commit
+from autopilot.errors import AutopilotError, RepositoryError
+from autopilot.files import REGULAR, FileState, replace_file
+from autopilot.git import objects, refs
+from autopilot.git.commands import Seen, looking
+from autopilot.git.commits import Commit, first_parent_log, is_ancestor
+from autopilot.git.repository import Repository
+from autopilot.tracking.journal import Journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +110,114 @@ def judged_epochs(
         found.append(Epoch(val, commit, metrics, best, origin, back, own))
         best, origin = val.best, val.best_epoch
     return found
+
+
+# --- the index: reading one epoch does not read the others ---------------------------------------
+#
+# It is derived from the branch and its notes, and holds the tips that it was made from. Where they
+# have moved, what was added is read; where more than that has changed, or the file is damaged, it
+# is made anew. It lies in the git folder; nothing is lost with it, and where it cannot be written,
+# each reader makes its own.
+
+_BRANCH = "branch"
+_seen = Seen["Index"]()
+
+
+def read_index(
+    repo: Repository,
+    journal: Journal,
+    tip: str,
+    known: Index | None = None,
+    block_after: int = BLOCK_AFTER,
+) -> Index:
+    """The index of an experiment's branch as it is now, brought up to date.
+
+    Args:
+        tip: Where the branch ends.
+        known: The result of an earlier call.
+        block_after: The rule under which it is to know the lessons.
+
+    Raises:
+        RecordError: the manifest's note is not here.
+    """
+    layout = journal.layout
+    path, tips = layout.index(repo), {_BRANCH: tip}
+    for kind in INDEXED:
+        with contextlib.suppress(RepositoryError):  # who reads it names it
+            if (oid := refs.read_ref(repo, layout.notes(kind.kind))) is not None:
+                tips[kind.kind] = oid
+    # Threads share the one in memory: it is added to in a copy.
+    seen = _seen.get(str(path))
+    found = copy(known or seen)
+    if found is None:
+        # A checksum does not say that it is of this form.
+        with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
+            found = Index.decode(path.read_bytes())
+    is_new = found is None or found.tips != tips
+    if found is None or (is_new and not _is_longer(found, repo, journal, tips)):
+        line = journal.line(tip)
+        found = Index(start="".join([*line][-1:]), length=len(line))
+        with looking(is_on=False):  # all records are too much to be kept
+            found.take(pair for kind in INDEXED for pair in journal.read(kind, line))
+    found.tips = tips
+    # Lines that cannot be read are named by each reader, who has to meet them for that.
+    if any(named.startswith(layout.notes("")) for named in repo.damaged):
+        return found
+    # Who looks again and again writes it once.
+    is_new |= found.add_rule(block_after)
+    if is_new and seen is None and refs.read_ref(repo, layout.branch) == tip:
+        with contextlib.suppress(AutopilotError, OSError):
+            replace_file(path.parent, path.name, FileState(REGULAR, found.encode()))
+    return _seen.keep(str(path), found)
+
+
+def _is_longer(index: Index, repo: Repository, journal: Journal, tips: dict[str, str]) -> bool:
+    """Takes in what was added; False where more than that has changed, or may have."""
+    # What it was made from may be gone; then it is made anew.
+    with contextlib.suppress(AutopilotError):
+        return _extend(index, repo, journal, tips)
+    return False
+
+
+def _extend(index: Index, repo: Repository, journal: Journal, tips: dict[str, str]) -> bool:
+    # From the newest judged epoch's commit on, there may be notes that were not there, or of which
+    # the commits were not yet on the branch.
+    judged = index.epochs[-1].revision if index.epochs else index.start
+    recent = list[str]()
+    for commit in first_parent_log(repo, tips[_BRANCH]):
+        recent.append(commit.id)
+        if commit.id == judged:
+            break
+    else:
+        return False
+    if index.tips[_BRANCH] not in recent:
+        return False
+    above, added = recent.index(index.tips[_BRANCH]), list[tuple[str, Record]]()
+    for kind in INDEXED:
+        before, now = index.tips.get(kind.kind), tips.get(kind.kind)
+        changed = dict.fromkeys(recent) if above or before != now else {}
+        if before != now:
+            if before is None or now is None:
+                return False
+            trees = (objects.tree_of(repo, each) for each in (before, now))
+            for path, (old, note) in objects.diff_trees(repo, *trees).items():
+                contents = [objects.read_blob(repo, x.oid) if x else b"" for x in (note, old)]
+                if not contents[0].startswith(contents[1]):
+                    return False
+                if (annotated := path.replace("/", "")) in changed:
+                    continue
+                if index.epochs.with_text(annotated):
+                    changed[annotated] = None
+                elif _is_below(repo, annotated, tips[_BRANCH]):
+                    return False
+        added += [(c, record) for c in changed for record in journal.read_on(c, kind)]
+    index.length += above
+    index.take(added)
+    return True
+
+
+def _is_below(repo: Repository, commit: str, tip: str) -> bool:
+    """Whether a commit is on a branch; notes are on others too: a kill left them, or a fetch."""
+    with contextlib.suppress(RepositoryError):  # it may not be here
+        return is_ancestor(repo, commit, tip)
+    return False

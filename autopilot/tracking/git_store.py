@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from autopilot.core.parameter import Parameter
 from autopilot.core.records import message
 from autopilot.core.records.index import Index
+from autopilot.core.records.learnt import BLOCK_AFTER
 from autopilot.core.records.record import Event, LlmRecord, Manifest, ProgressNote, Record
 from autopilot.core.store import R, Revision, Store
 from autopilot.errors import ExperimentError, ParameterError
@@ -27,10 +28,10 @@ from autopilot.git.objects import Entry
 from autopilot.git.refs import refuse_checked_out
 from autopilot.git.repository import Repository
 from autopilot.tracking.checkout import Checkout, drop_bytecode, half_written, keep_snapshot
+from autopilot.tracking.epochs import read_index
 from autopilot.tracking.holding import decide, fork, merge, take_in
-from autopilot.tracking.index import read_index
 from autopilot.tracking.journal import Journal, ProgressFile
-from autopilot.tracking.layout import KINDS, Layout, epoch_of_tag, hold, tagged_epochs
+from autopilot.tracking.layout import KINDS, Layout, epoch_of_tag, hold
 from autopilot.tracking.notebook import Notebook, Status
 from autopilot.tracking.parameters import (
     EVERYTHING,
@@ -81,6 +82,7 @@ class GitStore(Store):
         self._seen: tuple[float, dict[str, Entry]] = (0.0, {})
         self._staged: tuple[str, dict[str, Entry]] = ("", {})
         self.progress_file = ProgressFile(self.layout.progress(self.repo))
+        self._index: Index | None = None
 
     # --- opening -------------------------------------------------------------------------------
 
@@ -223,11 +225,13 @@ class GitStore(Store):
         line = commits.first_parent_log(self.repo, self.tip, stop=base)
         return (Revision(commit.id, commit.tree, commit.message) for commit in line)
 
-    def index(self) -> Index:
-        return read_index(self.repo, self.journal, self.tip)
+    def index(self, block_after: int = BLOCK_AFTER) -> Index:
+        self._index = read_index(self.repo, self.journal, self.tip, self._index, block_after)
+        return self._index
 
-    def tagged(self) -> Collection[int]:
-        return tagged_epochs(self.repo, self.slug).get(self.slug, frozenset())
+    def untagged(self, kept: Iterable[int]) -> list[int]:
+        there = refs.names_in(self.repo, self.layout.tags)
+        return [number for number in kept if message.epoch_tag(number) not in there]
 
     def diff(self, old: str | int, new: str | int) -> str:
         return objects.diff_text(self.repo, self.revision(old), self.revision(new))

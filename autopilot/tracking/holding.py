@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from operator import itemgetter
 
-from autopilot.core.memory import BLOCK_AFTER, Memory
+from autopilot.core.memory import Memory
+from autopilot.core.records.learnt import BLOCK_AFTER
 from autopilot.core.records.message import plain_message, start_message
 from autopilot.core.records.record import Event, Lesson, Manifest, MetricsRecord, StepRecord
 from autopilot.core.rules import ALL_BLOCKED

@@ -29,7 +29,6 @@ _Notes = list[tuple[str, str]]
 _VERSION = re.compile(r"\d[\w.+-]{0,40}")
 _seen = Seen[list[Record]]()
 _by_folder = Seen[list[tuple[str, Record]]]()
-_lines = Seen[tuple[str, dict[str, Commit]]]()
 
 
 class Journal:
@@ -222,16 +221,8 @@ class Journal:
         if self._line[0] != tip:
             start, _ = self.beginning(tip)
             base = next(iter(read_commit(self._repo, start).parents), None)
-            # What is before a commit never changes.
-            known, before = _lines.get(start, ("", {}))
-            found = dict[str, Commit]()
-            for commit in first_parent_log(self._repo, tip, stop=base):
-                if commit.id == known:
-                    found |= before
-                    break
-                found[commit.id] = commit
-            self._line = tip, found
-            _lines.keep(start, self._line)
+            found = first_parent_log(self._repo, tip, stop=base)
+            self._line = tip, {commit.id: commit for commit in found}
         return self._line[1]
 
     def repeated(self, kind: type[R]) -> Iterator[tuple[str, R, R]]:

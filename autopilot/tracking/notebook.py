@@ -37,8 +37,7 @@ from autopilot.git.commands import run_git
 from autopilot.git.commits import Commit
 from autopilot.git.locks import ExclusiveLock, Holder
 from autopilot.git.repository import Repository
-from autopilot.tracking.epochs import Epoch, judged_epochs, rollbacks_in, steps_in
-from autopilot.tracking.index import read_index
+from autopilot.tracking.epochs import Epoch, judged_epochs, read_index, rollbacks_in, steps_in
 from autopilot.tracking.journal import Journal, ProgressFile
 from autopilot.tracking.layout import Layout, experiments, is_experiment, tagged_epochs
 
@@ -326,7 +325,7 @@ class Notebook:
         if number == self.last.epoch:
             return self._since(number, self.tip)
         # Its rollback is above its records, below those of the next one.
-        after = self.index.epochs[self.index.place(number + 1) :]
+        after = self.index.epochs[(at := self.index.epochs.place(number + 1)) : at + 1]
         return self._since(number, after[0].revision if after else self.tip)
 
     def find(self, name: str) -> Epoch:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from autopilot.core.records.index import numbers_of
 from autopilot.core.records.message import EXPERIMENT, tag_message, trailer
 from autopilot.core.records.record import Event
 from autopilot.errors import (
@@ -102,8 +103,7 @@ def clear(repo: Repository, litter: Litter) -> Litter | None:
 def missing_tags(repo: Repository, slug: str) -> list[int]:
     """The kept epochs of an experiment whose tags are gone: deleted by hand, or not fetched."""
     notebook = Notebook(repo, slug)
-    kept = (epoch.number for epoch in notebook.index.epochs if epoch.is_kept)
-    return [number for number in kept if number not in notebook.tagged]
+    return [n for n in numbers_of(notebook.index.kept) if n not in notebook.tagged]
 
 
 def make_tags(repo: Repository, slug: str, epochs: Sequence[int]) -> None:

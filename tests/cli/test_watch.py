@@ -19,7 +19,7 @@ import pytest
 
 from autopilot.cli.output import FOR_AGENT
 from autopilot.core.experiment import Experiment
-from autopilot.core.records.index import Point
+from autopilot.core.records.index import Judged
 from autopilot.core.records.record import LlmRecord, MetricsRecord, ProgressNote
 from autopilot.core.run import Run, running
 from autopilot.core.types import Cost
@@ -193,10 +193,10 @@ def test_the_reducer_folds_records_and_notes_into_what_both_views_draw() -> None
         ProgressNote(epoch=3, split="val", batch=1, died="signal 9"),
     ]
     running = Status("running", "process 7", Holder(7, "here", "now"))
-    points = [Point.of(record) for record in records]
+    points = [Judged.of(record) for record in records]
     run = reduced("a", running, records[-1], points, notes)
 
-    assert [(p.epoch, p.value, p.best, p.kept) for p in run.points] == [
+    assert [(p.number, p.value, p.best, p.is_kept) for p in run.points] == [
         (0, 0.5, 0.5, True), (1, 0.7, 0.7, True), (2, 0.6, 0.7, False),
     ]  # fmt: skip
     assert (run.baseline, run.best, run.best_epoch, run.kept) == (0.5, 0.7, 1, 1)

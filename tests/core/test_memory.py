@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from autopilot.core.experiment import Experiment
 from autopilot.core.gradient import Gradient, TextGradient
-from autopilot.core.memory import FailureCount, Memory, Trend
+from autopilot.core.memory import Memory, Trend
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Decision
+from autopilot.core.records.learnt import FailureCount
 from autopilot.core.records.record import Lesson, Manifest
 from autopilot.core.rules import ChainOptimizer, Rule, RuleOptimizer
 from autopilot.core.store import InMemoryStore

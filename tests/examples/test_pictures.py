@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from types import ModuleType
 
-from autopilot.core.records.index import Point
+from autopilot.core.records.index import Judged
 from autopilot.core.types import Cost
 from autopilot.report.live import LiveRun
 
@@ -31,7 +31,7 @@ def test_the_readme_shows_what_the_script_makes(tmp_path: Path) -> None:
 
     script = load()
     script.HERE = tmp_path
-    points = [Point(n, n / 4, n / 4, True) for n in range(4)]
+    points = [Judged(n, n / 4, n / 4, True) for n in range(4)]
     script.draw(
         LiveRun(
             "a",

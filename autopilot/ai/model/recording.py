@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autopilot.core.experiment import Experiment
+from autopilot.core.records.index import Index
 from autopilot.core.records.ledger import Ledger, Limits, Spent
 from autopilot.core.records.record import LlmRecord
 from autopilot.core.run import Run, current_run, running
@@ -67,7 +68,7 @@ class Recorder(ABC):
             ReplayMissError: it is not recorded, and must not be made.
         """
         with self._lock:
-            found = self._known.get(key)
+            found = self._find(key)
             if found is None and self.mode == "replay":
                 raise miss(parts, self._known.values())
         if found is not None:
@@ -82,7 +83,10 @@ class Recorder(ABC):
     def named(self, keys: Sequence[str]) -> list[LlmRecord]:
         """The recorded calls of some keys."""
         with self._lock:
-            return [self._known[key] for key in keys if key in self._known]
+            return [record for record in map(self._find, keys) if record is not None]
+
+    def _find(self, key: str) -> LlmRecord | None:
+        return self._known.get(key)
 
     def one_at_a_time(self, key: str) -> AbstractContextManager[object]:
         """Held while a call is made, so that equal calls side by side are made once."""
@@ -99,10 +103,10 @@ class StoreRecorder(Recorder):
 
     def __init__(self, store: Store, mode: Mode = "record") -> None:
         # Calls of the epoch in progress are in the progress file only, and answer too.
-        exists = store.exists()
-        kept = [record for _, record in store.records(LlmRecord)] if exists else []
-        super().__init__([*kept, *(store.calls() if exists else [])], mode)
-        self._store = store
+        now, earlier = (store.calls(), store.index().calls) if store.exists() else ([], ())
+        kept = store.records(LlmRecord) if earlier and mode == "replay" else []
+        super().__init__([*(record for _, record in kept), *now], mode)
+        self._store, self._earlier = store, earlier or Index().calls
 
     @classmethod
     def of(cls, run: Run) -> StoreRecorder:
@@ -112,6 +116,13 @@ class StoreRecorder(Recorder):
 
     def write(self, record: LlmRecord) -> None:
         self._store.note_call(record)
+
+    def _find(self, key: str) -> LlmRecord | None:
+        # Those of earlier sessions may be many.
+        for _, revision in self._earlier.with_text(key) if key not in self._known else ():
+            here = self._store.records_on(revision, LlmRecord)
+            self._known |= {record.id: record for record in here if record.id == key}
+        return self._known.get(key)
 
 
 class LocalRecorder(Recorder):

@@ -19,7 +19,7 @@ from autopilot.core.experiment import Experiment
 from autopilot.core.figures import direction_words, figure, figures
 from autopilot.core.fit import Fit
 from autopilot.core.gradient import Finding, Gradient, TextGradient
-from autopilot.core.memory import DECISIONS, MemoryContext, Past
+from autopilot.core.memory import MemoryContext, Past
 from autopilot.core.module import Module
 from autopilot.core.noise import noise_sentence
 from autopilot.core.parameter import Parameter, PathParameter
@@ -85,7 +85,7 @@ def brief(
     if run is None:
         return Brief(**facts)
     experiment, past = run.experiment, _OfRun(run.experiment)
-    manifest, lessons = experiment.manifest, experiment.memory.lessons
+    manifest = experiment.manifest
     told = run.budget_line.splitlines()
     target = [line for line in told if line.startswith(TARGET)]
     facts |= {
@@ -99,8 +99,7 @@ def brief(
         "wishes": run.wishes,
     }
     if experiment.is_open:
-        by_hand = (x for x in lessons if x.by_hand and x.outcome not in DECISIONS)
-        facts["earlier"] = [_by_hand(lesson) for lesson in by_hand]
+        facts["earlier"] = [_by_hand(lesson) for lesson in experiment.memory.by_hand()]
     if isinstance(run, Fit):
         facts["score"] = [*_score(run, past), *target]
     return Brief(**facts)

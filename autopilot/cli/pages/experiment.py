@@ -8,8 +8,9 @@ from typing import Any
 
 from autopilot.cli.pages.listing import overview, seconds_of, standing
 from autopilot.core.figures import costs, direction_words, figure, progressed, signed, test_gain
-from autopilot.core.memory import DECISIONS, Trend
+from autopilot.core.memory import Trend
 from autopilot.core.records.history import Summary
+from autopilot.core.records.learnt import DECISIONS
 from autopilot.core.records.record import Lesson
 from autopilot.git.objects import LineCounts
 from autopilot.report.comparison import (

@@ -22,7 +22,7 @@ from autopilot.core.figures import (
     signed,
     test_gain,
 )
-from autopilot.core.records.index import Point
+from autopilot.core.records.index import Judged
 from autopilot.errors import AutopilotError
 from autopilot.git import refs
 from autopilot.git.repository import Repository
@@ -281,14 +281,14 @@ _SLICE_HEIGHT = 5
 _KEPT, _BEST, _LINE = "●", "─", "⠒"
 
 
-def chart(points: Sequence[Point], name: str, *, width: int = 72, height: int = 10) -> list[str]:
+def chart(points: Sequence[Judged], name: str, *, width: int = 72, height: int = 10) -> list[str]:
     """A chart's lines: the metric as dots, the best so far as a line, kept epochs as circles.
 
     Args:
         points: One an epoch, oldest first; more than there are columns share them.
         height: Lines of the drawing; axis, labels and legend come below it.
 
-    >>> print(chart([Point(0, 0.5, 0.5, True)], "f1", width=20, height=1)[0])
+    >>> print(chart([Judged(0, 0.5, 0.5, True)], "f1", width=20, height=1)[0])
     0.500 ┤●
     """
     seen = [v for p in points for v in (p.value, p.best) if _finite(v)]
@@ -325,13 +325,13 @@ def chart(points: Sequence[Point], name: str, *, width: int = 72, height: int = 
         drawn = zip(dots[row], cells[row], strict=True)
         cells[row] = [chr(0x2800 + bits) if bits else cell for bits, cell in drawn]
     for i, point in enumerate(points):
-        if point.kept and _finite(point.value):
+        if point.is_kept and _finite(point.value):
             cells[y(point.value) // 4][x(i) // 2] = _KEPT
     lines = [
         f"{labels.get(row, ''):>{margin}} {'┤' if row in labels else '│'}{''.join(cells[row])}"
         for row in range(height)
     ]
-    first, last = f"epoch {points[0].epoch}", str(points[-1].epoch) if len(points) > 1 else ""
+    first, last = f"epoch {points[0].number}", str(points[-1].number) if len(points) > 1 else ""
     legend = f"{_LINE * 2} {name}   {_BEST * 2} best so far   {_KEPT} kept"
     below = (f"└{'─' * columns}", f" {first}{last:>{columns - len(first)}}", f" {legend}")
     return [line.rstrip() for line in (*lines, *(f"{'':{margin}} {line}" for line in below))]

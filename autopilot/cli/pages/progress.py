@@ -341,7 +341,7 @@ class ChildReporter(Observer):
                 if place.exists():
                     Repository.discover(place)
             prepare()
-            notebook.index.parse()
+            notebook.index.epochs.place(0)
 
     def beside(self, before: int) -> int:
         with contextlib.suppress(AutopilotError):

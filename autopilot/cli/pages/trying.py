@@ -13,8 +13,8 @@ from autopilot.ai.prompt.facts import STALLED, recorded_brief
 from autopilot.cli.pages import picked
 from autopilot.core.figures import figures, signed
 from autopilot.core.gradient import Finding, TextGradient
-from autopilot.core.memory import DECISIONS
 from autopilot.core.people import STEERED
+from autopilot.core.records.learnt import DECISIONS
 from autopilot.core.records.message import one_line
 from autopilot.core.records.record import LlmRecord, ProgressNote
 from autopilot.engine.options import NO_OPTIONS, options_of

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter, itemgetter
+from functools import reduce
+from operator import attrgetter
 from typing import overload
 
 from autopilot.core.figures import gained
@@ -40,6 +40,7 @@ class History:
     Attributes:
         inputs: Repository path to blob id of what evaluations read, as it was at first.
         noise: How far a second measurement of the baseline differs; None before the baseline.
+        kept: The bits of kept epochs.
         most_evaluations: The most that an epoch took, without those that measured the noise.
 
     Args:
@@ -52,15 +53,11 @@ class History:
 
     def load_history(self, index: Index) -> None:
         """Starts over from the facts that are known of all epochs."""
-        self.epochs: list[Judged] = []
-        self.inputs, self.most_evaluations = dict(index.inputs), 0
-        self.noise: Noise | None = None
-        self._measured: dict[str, Judged] = {}
+        self.epochs, self.kept = index.epochs.copy(), index.kept
+        self.inputs, self.most_evaluations = dict(index.inputs), index.most_evaluations
+        self._earlier, self._measured = index.epochs, dict[str, Judged]()
         self._near: OrderedDict[int, list[MetricsRecord]] = OrderedDict()
-        for judged in index.epochs:
-            self._take(judged)
-        if self.epochs:
-            self.noise = self.history[0].noise
+        self.noise: Noise | None = self.history[0].noise if self.epochs else None
 
     def add_epoch(self, records: list[MetricsRecord], revision: str) -> None:
         """Takes in a judged epoch: the records of all its splits, that of val last."""
@@ -71,11 +68,17 @@ class History:
 
     def _take(self, judged: Judged) -> None:
         self.epochs.append(judged)
-        self.most_evaluations = max(self.most_evaluations, judged.evaluations)
-        # The first measurement of a state stands, unless items were missing and it was done again.
-        known = self._measured.get(judged.tree)
-        if known is None or (known.is_open and not judged.is_repeated):
-            self._measured[judged.tree] = judged
+        self.kept |= judged.is_kept << judged.number
+        self.most_evaluations = max(self.most_evaluations, judged.counted)
+        known = self.measured(judged.tree)
+        self._measured[judged.tree] = _standing(known, judged)
+
+    def measured(self, tree: str) -> Judged | None:
+        """The epoch whose measurement of a state stands; None where there is none."""
+        if tree not in self._measured:
+            found = (judged for judged in self._earlier.with_text(tree) if judged.tree == tree)
+            return reduce(_standing, found, None)
+        return self._measured[tree]
 
     def _keep(self, epoch: int, records: list[MetricsRecord]) -> list[MetricsRecord]:
         # Those that were used last; the baseline and the best one are, in every epoch.
@@ -86,7 +89,7 @@ class History:
         return records
 
     def _judged(self, epoch: int) -> Judged:
-        place = bisect_left(self.epochs, epoch, key=itemgetter(0))
+        place = self.epochs.place(epoch)
         if place == len(self.epochs) or self.epochs[place].number != epoch:
             raise KeyError(epoch)
         return self.epochs[place]
@@ -157,7 +160,7 @@ class History:
         A state that was measured before can be no improvement. If some of its items could not be
         measured, it counts as new.
         """
-        judged = self._measured.get(state)
+        judged = self.measured(state)
         if judged is None:
             return None
         known = self.record_of(judged.number)
@@ -173,6 +176,11 @@ class History:
             again = f"the same state as epoch {known.epoch} ({known.verdict}), not evaluated again"
             reasons = (again,)
         return KnownState(known.epoch, known.metrics, outcome, reasons)
+
+
+def _standing(known: Judged | None, judged: Judged) -> Judged:
+    # The first measurement of a state stands, unless items were missing and it was done again.
+    return judged if known is None or (known.is_open and not judged.is_repeated) else known
 
 
 class _ValRecords(Sequence[MetricsRecord]):

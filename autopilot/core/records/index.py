@@ -6,78 +6,170 @@ import json
 import zlib
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
-from functools import cached_property
-from operator import itemgetter
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass, field, replace
+from functools import partial
+from operator import attrgetter, itemgetter
+from typing import Any, NamedTuple, TypeVar, overload
 
-from autopilot.core.records.record import Lesson, MetricsRecord, Record, StepRecord
+from autopilot.core.records.learnt import BLOCK_AFTER, Learnt, short
+from autopilot.core.records.ledger import Spent
+from autopilot.core.records.record import Lesson, LlmRecord, MetricsRecord, Record, StepRecord
 
-_VERSION = 4
-_LESSON = {each.name: each.default for each in fields(Lesson)}
+T = TypeVar("T")
+_VERSION = 5
 # The classes of records that it is made from.
-INDEXED: tuple[type[Record], ...] = (MetricsRecord, StepRecord, Lesson)
+INDEXED: tuple[type[Record], ...] = (MetricsRecord, StepRecord, Lesson, LlmRecord)
+
+
+class Rows(Sequence[T]):
+    """Rows in the order of their keys, which tell them apart.
+
+    Args:
+        make: Makes a row of its JSON.
+        plain: What becomes a row's JSON.
+        key: A row's key.
+        raw: Rows as they were encoded, a line each.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Any], T],
+        plain: Callable[[T], Any],
+        key: Callable[[T], Any],
+        raw: bytes = b"",
+    ) -> None:
+        self._make, self._plain, self._key = make, plain, key
+        # What was read is split into lines only where one of them is asked for.
+        self._raw, self._lines = raw, list[bytes]()
+        self._known, self._new = (raw.count(b"\n") + 1 if raw else 0), list[bytes]()
+
+    def __len__(self) -> int:
+        return self._known + len(self._new)
+
+    @overload
+    def __getitem__(self, place: int) -> T: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[T]: ...
+    def __getitem__(self, place: int | slice) -> T | list[T]:
+        if isinstance(place, slice):
+            return [self[each] for each in range(len(self))[place]]
+        place = range(len(self))[place]
+        if place >= self._known:
+            return self._parsed(self._new[place - self._known])
+        if place == self._known - 1:
+            return self._parsed(self._raw[self._raw.rfind(b"\n") + 1 :])
+        self._lines = self._lines or self._raw.split(b"\n")
+        return self._parsed(self._lines[place])
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self._make, json.loads(b"[%b]" % self.encode().replace(b"\n", b",")))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def _parsed(self, line: bytes) -> T:
+        return self._make(json.loads(line))
+
+    def with_text(self, text: str) -> list[T]:
+        """The rows that have a text among their values."""
+        sought, found, at = json.dumps(text).encode(), list[T](), -1
+        while (at := self._raw.find(sought, at + 1)) >= 0:
+            begin, end = self._raw.rfind(b"\n", 0, at) + 1, self._raw.find(b"\n", at)
+            found.append(self._parsed(self._raw[begin : None if end < 0 else end]))
+        return found + [self._parsed(line) for line in self._new if sought in line]
+
+    def place(self, key: Any) -> int:
+        """Where the row with a key is, or would be."""
+        return bisect_left(self, key, key=self._key)
+
+    def insert(self, row: T) -> int | None:
+        """Puts a row into its place, and returns that; None where its key is known."""
+        count, key = len(self), self._key(row)
+        place = self.place(key) if count and self._key(self[-1]) >= key else count
+        if place == count:
+            self.append(row)
+            return place
+        if self._key(self[place]) == key:
+            return None
+        self._new = self.encode().split(b"\n")
+        self._new.insert(place, self._line(row))
+        self._raw, self._lines, self._known = b"", [], 0
+        return place
+
+    def append(self, row: T) -> None:
+        """Puts a row behind all others."""
+        self._new.append(self._line(row))
+
+    def _line(self, row: T) -> bytes:
+        return json.dumps(self._plain(row), separators=(",", ":")).encode()
+
+    def copy(self) -> Rows[T]:
+        """Rows of their own, to be added to."""
+        made = Rows(self._make, self._plain, self._key, self.encode())
+        made._lines = [] if self._new else self._lines
+        return made
+
+    def encode(self) -> bytes:
+        """All rows, a line each."""
+        return b"\n".join([self._raw, *self._new] if self._raw else self._new)
 
 
 class Judged(NamedTuple):
-    """An epoch in the index.
-
-    Args:
-        revision: Where its records are.
-        tree: The state that was measured.
-        is_open: Whether the state counts as new when it comes again: some of its items could not
-            be measured, or a person refused it.
-        is_repeated: Whether its values are those of an earlier epoch.
-        is_kept: Whether it has a tag; the baseline has one.
-        evaluations: How many it took, without those that measured the noise.
-    """
-
-    number: int
-    revision: str
-    tree: str
-    is_open: bool
-    is_repeated: bool
-    is_kept: bool
-    evaluations: int
-
-    @classmethod
-    def of(cls, record: MetricsRecord, revision: str) -> Judged:
-        """The facts in an epoch's val record."""
-        noise = record.noise.evaluations if record.noise else 0
-        return cls(
-            record.epoch,
-            revision,
-            record.tree,
-            is_open=bool(record.unmeasured) or record.is_refused,
-            is_repeated=record.reused is not None,
-            is_kept=record.verdict != "rejected",
-            evaluations=record.cost.evaluations - noise,
-        )
-
-
-class Point(NamedTuple):
-    """An epoch on a curve.
+    """An epoch in the index, and on a curve.
 
     Args:
         value: Its metric; None, NaN, infinity: a gap.
         best: The best until then.
-        kept: Whether it was not rejected.
+        is_kept: Whether it has a tag; the baseline has one.
+        strategy: The strategies of its steps.
+        evaluations: How many it took.
+        noise: How many of those measured the noise.
+        is_open: Whether the state counts as new when it comes again: some of its items could not
+            be measured, or a person refused it.
+        is_repeated: Whether its values are those of an earlier epoch.
+        revision: Where its records are.
+        tree: The state that was measured.
     """
 
-    epoch: int
+    number: int
     value: float | None
     best: float | None = None
-    kept: bool = False
+    is_kept: bool = False
     strategy: str = ""
     evaluations: int = 0
+    noise: int = 0
+    is_open: bool = False
+    is_repeated: bool = False
+    revision: str = ""
+    tree: str = ""
+
+    @property
+    def counted(self) -> int:
+        """How many evaluations it took, without those that measured the noise."""
+        return self.evaluations - self.noise
 
     @classmethod
-    def of(cls, record: MetricsRecord) -> Point:
-        """The point of a val record."""
-        value, is_kept = record.metrics.get(record.monitor), record.verdict != "rejected"
-        more = record.strategy, record.cost.evaluations
-        return cls(record.epoch, value, record.best, is_kept, *more)
+    def of(cls, record: MetricsRecord, revision: str = "") -> Judged:
+        """The facts in an epoch's val record."""
+        return cls(
+            record.epoch,
+            record.metrics.get(record.monitor),
+            record.best,
+            is_kept=record.verdict != "rejected",
+            strategy=record.strategy,
+            evaluations=record.cost.evaluations,
+            noise=record.noise.evaluations if record.noise else 0,
+            is_open=bool(record.unmeasured) or record.is_refused,
+            is_repeated=record.reused is not None,
+            revision=revision,
+            tree=record.tree,
+        )
+
+
+_EPOCHS = partial(Rows[Judged], lambda row: Judged(*row), tuple, attrgetter("number"))
+_LESSONS = partial(Rows[Lesson], lambda row: Lesson(**row), short, attrgetter("epoch", "id"))
+_CALLS = partial(Rows[tuple[str, str]], tuple, list, itemgetter(0))
 
 
 @dataclass
@@ -91,6 +183,12 @@ class Index:
         outcomes: Outcome to number of epochs, the baseline not counted.
         wishes: Id of a person's word to the epoch whose optimizer read it.
         inputs: Repository path to the first blob id of what evaluations read.
+        kept: The bits of kept epochs.
+        most_evaluations: The most that an epoch took, without those that measured the noise.
+        spent: Role to the cost of its model calls.
+        epochs: All judged epochs.
+        lessons: All lessons, by epoch.
+        calls: The ids of all model calls, each with the revision that it is on.
     """
 
     tips: dict[str, str] = field(default_factory=dict)
@@ -99,84 +197,131 @@ class Index:
     outcomes: Counter[str] = field(default_factory=Counter)
     wishes: dict[str, int] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
-    # The rest is long: it is parsed when it is asked for.
-    lines: tuple[bytes, bytes, bytes] = (b"[]", b"[]", b"[]")
+    kept: int = 0
+    most_evaluations: int = 0
+    spent: dict[str, Spent] = field(default_factory=dict)
+    epochs: Rows[Judged] = field(default_factory=_EPOCHS)
+    lessons: Rows[Lesson] = field(default_factory=_LESSONS)
+    calls: Rows[tuple[str, str]] = field(default_factory=_CALLS)
+    # Rule of blocking to the counts of the lessons under it, as JSON.
+    _learnt: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    @cached_property
-    def epochs(self) -> list[Judged]:
-        """All judged epochs, oldest first."""
-        return [Judged(*row) for row in json.loads(self.lines[0])]
-
-    @cached_property
-    def lessons(self) -> list[Lesson]:
-        """All lessons, in the order in which they were learnt."""
-        return [Lesson(**known) for known in json.loads(self.lines[1])]
-
-    @cached_property
-    def points(self) -> list[Point]:
-        """The epochs on a curve, oldest first."""
-        return [Point(*row) for row in json.loads(self.lines[2])]
-
-    def parse(self) -> None:
-        """Parses what is long, for processes that are forked from this one."""
-        _ = self.epochs, self.lessons
-
-    def place(self, number: int) -> int:
-        """Where an epoch is among all, or would be."""
-        return bisect_left(self.epochs, number, key=itemgetter(0))
+    def learnt(self, block_after: int) -> Learnt:
+        """The counts of the lessons, where a strategy is blocked after so many times."""
+        known = self._learnt.get(str(block_after))
+        return Learnt.of(known) if known else Learnt(block_after).take(self.lessons)
 
     def has(self, number: int) -> bool:
         """Whether an epoch is judged."""
-        place = self.place(number)
+        place = self.epochs.place(number)
         return place < len(self.epochs) and self.epochs[place].number == number
+
+    def add_rule(self, block_after: int) -> bool:
+        """Keeps the counts under another rule, too; False if it does already."""
+        if str(block_after) in self._learnt or not self.lessons:
+            return False
+        self._learnt = {**self._learnt, str(block_after): self.learnt(block_after).plain()}
+        return True
 
     def take(self, records: Iterable[tuple[str, Record]]) -> Index:
         """Takes in records, with the revisions that they are on; known ones change nothing."""
-        outcomes, wishes = Counter(self.outcomes), dict(self.wishes)
-        epochs = {epoch.number: epoch for epoch in self.epochs}
-        points = {point.epoch: point for point in self.points}
-        lessons = {(lesson.epoch, lesson.id): lesson for lesson in self.lessons}
-        for revision, record in sorted(records, key=lambda pair: (pair[1].epoch, pair[1].id)):
+        self.outcomes, self.wishes = Counter(self.outcomes), dict(self.wishes)
+        self.spent, self.inputs = dict(self.spent), dict(self.inputs)
+        self.epochs, self.lessons = self.epochs.copy(), self.lessons.copy()
+        lessons, before = list[Lesson](), self.calls
+        calls = dict[tuple[str, str], LlmRecord]()
+        facts = ((at, _without_texts(record)) for at, record in records)
+        for at, record in sorted(facts, key=lambda pair: (pair[1].epoch, pair[1].id)):
             if isinstance(record, Lesson):
-                lessons.setdefault((record.epoch, record.id), record)
+                lessons.append(record)
             elif isinstance(record, StepRecord):
-                wishes |= dict.fromkeys(record.wishes, record.epoch)
+                self.wishes |= dict.fromkeys(record.wishes, record.epoch)
+            elif isinstance(record, LlmRecord):
+                calls[record.id, at] = record
             elif isinstance(record, MetricsRecord):
                 self.inputs = {**record.inputs, **self.inputs}
-                if record.split == "val" and record.epoch not in epochs:
-                    epochs[record.epoch] = Judged.of(record, revision)
-                    points[record.epoch] = Point.of(record)
-                    outcomes[record.outcome] += record.epoch > 0
-        self.outcomes, self.wishes = outcomes, wishes
-        self.epochs = [epochs[number] for number in sorted(epochs)]
-        self.points = [points[number] for number in sorted(points)]
-        self.lessons = [lessons[key] for key in sorted(lessons)]
+                if record.split == "val":
+                    self._take_epoch(Judged.of(record, at), record.outcome)
+        self.calls = before.copy()
+        for call, paid in calls.items():
+            if call not in before.with_text(call[0]):
+                self.calls.append(call)
+                cost = Spent.of(paid.cost, known=paid.priced)
+                self.spent[paid.role] = self.spent.get(paid.role, Spent()) + cost
+        self._take_lessons(lessons)
         return self
 
+    def _take_epoch(self, judged: Judged, outcome: str) -> None:
+        if self.epochs.insert(judged) is not None:
+            self.outcomes[outcome] += judged.number > 0
+            self.kept |= judged.is_kept << judged.number
+            self.most_evaluations = max(self.most_evaluations, judged.counted)
+
+    def _take_lessons(self, lessons: Iterable[Lesson]) -> None:
+        new, is_behind = list[Lesson](), True
+        for lesson in lessons:
+            place = self.lessons.insert(lesson)
+            is_behind &= place in (None, len(self.lessons) - 1)
+            new += [lesson] * (place is not None)
+        if new:
+            known = {str(BLOCK_AFTER): None, **self._learnt}
+            self._learnt = {
+                rule: (
+                    Learnt.of(plain).take(new)
+                    if plain and is_behind
+                    else Learnt(int(rule)).take(self.lessons)
+                ).plain()
+                for rule, plain in known.items()
+            }
+
     def encode(self) -> bytes:
-        """The file's content: a checksum, and four lines of JSON."""
-        names = ("tips", "start", "length", "wishes", "outcomes", "inputs")
-        head = {"v": _VERSION} | {name: getattr(self, name) for name in names}
-        rest: list[Any] = [head, self.epochs]
-        rest += [[_short(lesson) for lesson in self.lessons], self.points]
-        lines = [json.dumps(each, separators=(",", ":")) for each in rest]
-        body = "\n".join(lines).encode()
+        """The file's content: a checksum, a line of JSON, and the lines of its rows."""
+        head: dict[str, Any] = {"v": _VERSION, **{name: getattr(self, name) for name in _PLAIN}}
+        head["kept"], head["learnt"] = f"{self.kept:x}", self._learnt
+        head["spent"] = {role: astuple(spent) for role, spent in self.spent.items()}
+        rows = [each.encode() for each in (self.epochs, self.lessons, self.calls)]
+        head["sizes"] = [len(each) for each in rows]
+        body = b"".join([json.dumps(head, separators=(",", ":")).encode(), b"\n", *rows])
         return b"%08x\n" % zlib.crc32(body) + body
 
     @classmethod
     def decode(cls, content: bytes) -> Index | None:
-        """The index in a file; None where that is damaged, or of another version."""
+        """The index in a file; None where that is damaged, or of another version.
+
+        Raises:
+            ValueError, TypeError, LookupError: it is a file of another form.
+        """
         checksum, _, body = content.partition(b"\n")
         if checksum != b"%08x" % zlib.crc32(body):
             return None
-        head, *lines = body.split(b"\n")
-        known = json.loads(head)
-        if known.pop("v") != _VERSION:
+        end = body.find(b"\n")
+        head = json.loads(body[:end])
+        if head["v"] != _VERSION:
             return None
-        known["outcomes"] = Counter(known["outcomes"])
-        return cls(**known, lines=(lines[0], lines[1], lines[2]))
+        made, rows = cls(**{name: head[name] for name in _PLAIN}), list[bytes]()
+        for size in head["sizes"]:
+            rows.append(body[end + 1 : (end := end + size) + 1])
+        made.outcomes, made.kept = Counter(made.outcomes), int(head["kept"], 16)
+        made.spent = {role: Spent(*spent) for role, spent in head["spent"].items()}
+        made.epochs, made.lessons, made.calls = _EPOCHS(rows[0]), _LESSONS(rows[1]), _CALLS(rows[2])
+        made._learnt = head["learnt"]
+        return made
 
 
-def _short(lesson: Lesson) -> dict[str, Any]:
-    pairs = ((name, getattr(lesson, name)) for name in _LESSON)
-    return {name: value for name, value in pairs if value != _LESSON[name]}
+def numbers_of(bits: int) -> list[int]:
+    """The numbers of the bits that are set.
+
+    >>> numbers_of(0b1101)
+    [0, 2, 3]
+    """
+    return [number for number, bit in enumerate(reversed(f"{bits:b}")) if bit == "1"]
+
+
+_PLAIN = ("tips", "start", "length", "wishes", "outcomes", "inputs", "most_evaluations")
+
+
+def _without_texts(record: Record) -> Record:
+    """A record as far as it is used here: the texts of all model calls are long."""
+    if isinstance(record, LlmRecord):
+        return replace(record, request={}, reply={}, prompt="")
+    return record

@@ -51,6 +51,15 @@ class Spent:
     cost_usd: float = 0.0
     unpriced: int = 0
 
+    @classmethod
+    def of(cls, cost: Cost, *, known: bool) -> Self:
+        """The cost of one call.
+
+        Args:
+            known: Whether its price is.
+        """
+        return cls(1, cost.tokens, cost.cost_usd, 0 if known else 1)
+
     def render(self) -> str:
         """Calls, tokens and dollars, and for how many calls those are unknown.
 
@@ -72,6 +81,7 @@ class Ledger:
 
     Args:
         elapsed_s: The wall clock of earlier sessions.
+        by_role: Role to its cost in judged epochs.
 
     Attributes:
         in_step: Whether calls are now made inside of an optimizer's step.
@@ -86,12 +96,17 @@ class Ledger:
     autopilot.errors.BudgetExceededError: token budget: 30 of 100 spent, a call may take 80
     """
 
-    def __init__(self, limits: Limits = Limits(), elapsed_s: float = 0.0) -> None:  # frozen
+    def __init__(
+        self,
+        limits: Limits = Limits(),  # frozen
+        elapsed_s: float = 0.0,
+        by_role: Mapping[str, Spent] = {},
+    ) -> None:
         self.limits = limits
         self.in_step = False
         self._began = time.monotonic() - elapsed_s
         self._changed = threading.Condition()  # it may be entered twice by one thread
-        self._by_role: dict[str, Spent] = {}
+        self._by_role = dict(by_role)
         self._reserved: list[Spent] = []
         self._open, self._step = Cost(), Cost()
 
@@ -219,7 +234,7 @@ class Ledger:
             self._open += paid
 
     def _take_in(self, role: str, cost: Cost, *, known: bool) -> None:
-        spent = Spent(1, cost.tokens, cost.cost_usd, 0 if known else 1)
+        spent = Spent.of(cost, known=known)
         self._by_role[role] = self._by_role.get(role, Spent()) + spent
 
     def _refusal(self, wanted: Spent, reserved: Spent) -> str:

@@ -8,17 +8,17 @@ import time
 import pytest
 
 from autopilot.cli.pages.listing import chart
-from autopilot.core.records.index import Point
+from autopilot.core.records.index import Judged
 
 
-def points(*values: float | None) -> list[Point]:
+def points(*values: float | None) -> list[Judged]:
     """Epochs that are kept when they are higher than all before."""
-    found: list[Point] = []
+    found: list[Judged] = []
     best: float | None = None
     for epoch, value in enumerate(values):
         kept = value is not None and math.isfinite(value) and (best is None or value > best)
         best = value if kept else best
-        found.append(Point(epoch, value, best, kept))
+        found.append(Judged(epoch, value, best, kept))
     return found
 
 
