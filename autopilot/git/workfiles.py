@@ -6,6 +6,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from operator import attrgetter
 from pathlib import Path
 
 import pygit2
@@ -83,19 +84,17 @@ class WorkFiles:
             ParameterError: a file cannot be read.
             GitCommandError: a filter failed.
         """
-        return self._hash(lambda: stamps_of(self.root, names), names, write=write)
+        found = self._hash(lambda: stamps_of(self.root, names), names, write=write)
+        return {**dict.fromkeys(names), **found}
 
     def hash_below(
         self, folder: str, accepts: Callable[[str], bool], *, write: bool = True
     ) -> dict[str, Entry]:
         """The entries of the files below a folder; as `hash`, and in less time."""
-        found = self._hash(lambda: stamps_below(self.root, folder, accepts), write=write)
-        return {name: entry for name, entry in found.items() if entry is not None}
+        return self._hash(lambda: stamps_below(self.root, folder, accepts), write=write)
 
-    def _hash(
-        self, look: _Look, names: Iterable[str] = (), *, write: bool
-    ) -> dict[str, Entry | None]:
-        found: dict[str, Entry | None] = dict.fromkeys(names)
+    def _hash(self, look: _Look, names: Iterable[str] = (), *, write: bool) -> dict[str, Entry]:
+        found = dict[str, Entry]()
         stale: dict[str, Stamp] = {}
         cache, now_ns = self._cache, time.time_ns()
         for name, stamp in look():
@@ -309,11 +308,11 @@ def stamps_below(
         try:
             with os.scandir(here) as listed:
                 entries = list(listed)
-                if prefix != folder and any(entry.name == ".git" for entry in entries):
+                if prefix != folder and ".git" in [entry.name for entry in entries]:
                     continue
                 for entry in entries:
                     own = entry.name
-                    if own == ".git" or own.startswith(TEMPORARY):
+                    if own[0] == "." and (own == ".git" or own.startswith(TEMPORARY)):
                         continue
                     name = prefix + own
                     if entry.is_dir(follow_symlinks=False):
@@ -374,7 +373,7 @@ def _unreadable(name: str, error: OSError) -> ParameterError:
     )
 
 
-def stamp_of(status: os.stat_result) -> Stamp:
-    """The stamp of a `stat` result."""
-    s = status
-    return s.st_mtime_ns, s.st_size, s.st_ctime_ns, s.st_ino, s.st_mode
+# The stamp of a `stat` result.
+stamp_of: Callable[[os.stat_result], Stamp] = attrgetter(
+    "st_mtime_ns", "st_size", "st_ctime_ns", "st_ino", "st_mode"
+)
