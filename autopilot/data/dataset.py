@@ -102,7 +102,7 @@ class ListDataset(Dataset[T]):
 
     @classmethod
     def from_jsonl(
-        cls, path: str | PathLike[str], model: type[Schema] | None = None
+        cls, path: str | PathLike[str], model: type[Any] | None = None
     ) -> ListDataset[Any]:
         """Reads a JSON Lines file: one object a line, UTF-8, blank lines skipped.
 
@@ -155,7 +155,7 @@ class StreamingDataset(IterableDataset[T_co]):
             raise unreadable(self.path, error) from error
 
     def __iter__(self) -> Iterator[T_co]:
-        return cast(Iterator[T_co], read_jsonl(self.path, self.model))
+        return read_jsonl(self.path, self.model)
 
     def __repr__(self) -> str:
         return f"StreamingDataset({str(self.path)!r})"
@@ -250,18 +250,7 @@ _BOM = b"\xef\xbb\xbf"
 _ONE_OBJECT = "write one JSON object a line, complete on its line; blank lines are skipped"
 
 
-class Schema(Protocol):
-    """A pydantic model, or any class that checks a mapping as one does."""
-
-    @classmethod
-    def model_validate(cls, obj: Any, /) -> Any:
-        """An instance made of `obj`; raises what is wrong with it."""
-
-
-M = TypeVar("M", bound=Schema)
-
-
-def read_jsonl(path: Path, model: type[M] | None) -> Iterator[dict[str, Any] | M]:
+def read_jsonl(path: Path, model: type[Any] | None) -> Iterator[Any]:
     """The objects of a file, as `ListDataset.from_jsonl` says, open while it is iterated.
 
     Lines end at a newline only, so that U+2028 and its like may stand inside a string.
@@ -331,9 +320,9 @@ def _parse(content: bytes, where: str) -> dict[str, Any]:
     return value
 
 
-def _validate(model: type[M], value: dict[str, Any], where: str) -> M:
+def _validate(model: type[Any], value: dict[str, Any], where: str) -> Any:
     try:
-        return cast(M, model.model_validate(value))
+        return model.model_validate(value)
     except Exception as error:  # the user's validators may raise anything
         raise DataError(
             f"{where}: not a {model.__name__}: {_reason(error)}",
