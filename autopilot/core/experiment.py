@@ -38,6 +38,7 @@ from autopilot.core.stepping import Guard, check_inputs
 from autopilot.core.store import InMemoryStore, Revision, Store
 from autopilot.core.types import Cost, Datum, Gain, Metrics, Noise
 from autopilot.core.writing import (
+    check_states,
     complete,
     lesson_of,
     other_records,
@@ -415,18 +416,16 @@ class Experiment(History):
         self.check_unedited()
         inputs = self._checked_inputs()
         view = self.view(epoch, metrics, monitor, mode, cost)
-        record = val_record(
-            self,
-            view,
-            decision,
-            self._steps,
-            known,
+        check_states(state or {})
+        record = replace(
+            val_record(self, view, decision, self._steps, known),
             tree=self._state,
             inputs=inputs,
             stop=stop,
             state=state or {},
             repeat=self.repeat,
-            restarts=(self.progress.restarts, self.progress.restarts_s),
+            restarts=self.progress.restarts,
+            restarts_s=self.progress.restarts_s,
             values=values_of(self._parameters),
         )
         revision = self.store.tip

@@ -109,17 +109,8 @@ def val_record(
     decision: Decision,
     steps: Sequence[StepRecord],
     known: KnownState | None,
-    *,
-    tree: str,
-    inputs: Mapping[str, str],
-    stop: str,
-    state: Mapping[str, Any],
-    repeat: int = 1,
-    restarts: tuple[int, float] = (0, 0.0),
-    values: Mapping[str, bool | int | float | str],
 ) -> MetricsRecord:
-    """The verdict on an epoch with all that led to it; raises as `check_states`."""
-    check_states(state)
+    """The verdict on an epoch with what led to it; the state of the run is still to be added."""
     kept, value = decision.kept, _finite(view.value)
     return MetricsRecord(
         epoch=view.epoch,
@@ -137,19 +128,11 @@ def val_record(
         strategy=_together(step.strategy for step in steps),
         summary="; ".join(step.summary for step in steps if step.summary),
         outcome=known.outcome if known else "kept" if kept else "rejected",
-        tree=tree,
         reused=known.epoch if known else None,
-        inputs=inputs,
         cost=view.cost,
         spent=history.spent + view.cost,
-        stop=stop,
         unmeasured=unmeasured_in(view.items),
-        state=state,
         noise=history.noise if view.epoch == 0 else None,
-        repeat=repeat,
-        restarts=restarts[0],
-        restarts_s=restarts[1],
-        values=values,
         memorized=decision.memorized,
     )
 
