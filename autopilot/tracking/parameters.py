@@ -324,7 +324,7 @@ def dirty_files(repo: Repository, scopes: Iterable[Scope]) -> dict[str, str]:
         if new and len(_MARKER.findall(new)) > len(_MARKER.findall(old or b"")):
             found[name] = "conflicted"
     listed = os.fsdecode(run_git(["ls-files", "--unmerged", "-z"], cwd=repo.workdir).stdout)
-    stages = (line.partition("\t")[2] for line in listed.split("\0"))
+    stages = (line.partition("\t")[2] for line in listed.split("\0") if line)
     found |= {name: "conflicted" for name in stages if any(p.covers(name) for p in places)}
     gone = [name for name, state in found.items() if state == "deleted"]
     there = changed_files(repo, gone)
