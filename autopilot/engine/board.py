@@ -345,7 +345,7 @@ class Observer:
     def look(self, slug: str) -> None:
         """A child takes another one's place: it has what is read of the experiment here."""
 
-    def beside(self, before: int) -> int:
+    def beside(self, before: int, slug: str) -> int:
         """Starts work beside the child, if there is some; called every few seconds.
 
         Args:

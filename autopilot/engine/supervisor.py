@@ -281,7 +281,8 @@ class Supervisor:
         """Forwards signals and looks at the clock; returns the seconds until the next look."""
         now = time.monotonic()
         if now - self._beside_s > _BESIDE_S:
-            self._beside, self._beside_s = self._observer.beside(self._beside), now
+            slug, self._beside_s = board.slug or self.slug, now
+            self._beside = self._observer.beside(self._beside, slug)
             self._memory.others.add(self._beside)
         if self._forwarded < len(self._received):
             if now - self._received_s < _FORWARD_S:

@@ -168,6 +168,10 @@ T = TypeVar("T")
 class Seen(dict[str, T]):
     """Object ids to what was made of the objects; it grows only in the body of `looking`."""
 
+    def known(self, oid: str) -> T | None:
+        """The value that is kept; None in a body of `looking` that is off."""
+        return self.get(oid) if all(_looks) else None
+
     def get_or(self, oid: str, make: Callable[[], T]) -> T:
         """The value that was made of an object, made now if it is new."""
         found = self.get(oid)
@@ -175,7 +179,7 @@ class Seen(dict[str, T]):
 
     def keep(self, oid: str, value: T) -> T:
         """Keeps a value in the body of `looking`, in the place of an earlier one; returns it."""
-        if _looks and _looks[-1]:
+        if _looks and all(_looks):
             self[oid] = value
         return value
 
@@ -185,7 +189,7 @@ _looks: list[bool] = []
 
 @contextmanager
 def looking(*, is_on: bool = True) -> Iterator[None]:
-    """Keeps for good the objects that the body reads; not where that is off."""
+    """Keeps for good the objects that the body reads; none where it is off, inside of one too."""
     _looks.append(is_on)
     try:
         yield

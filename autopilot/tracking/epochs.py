@@ -147,7 +147,7 @@ def read_index(
             if (oid := refs.read_ref(repo, layout.notes(kind.kind))) is not None:
                 tips[kind.kind] = oid
     # Threads share the one in memory: it is added to in a copy.
-    seen = _seen.get(str(path))
+    seen = _seen.known(str(path))
     found = copy(known or seen)
     if found is None:
         # A checksum does not say that it is of this form.

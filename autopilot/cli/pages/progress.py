@@ -314,8 +314,7 @@ class ChildReporter(Observer):
 
     def __init__(self, output: Output, folder: Path) -> None:
         self._output, self._folder = output, folder
-        self._user: Repository | None = None
-        self.late = ""
+        self._due_s, self.late = 0.0, ""
 
     def died(self, death: Death) -> None:
         if self._output.is_terminal:
@@ -343,10 +342,15 @@ class ChildReporter(Observer):
             prepare()
             notebook.index.epochs.place(0)
 
-    def beside(self, before: int) -> int:
+    def beside(self, before: int, slug: str) -> int:
         with contextlib.suppress(AutopilotError):
-            self._user = self._user or Repository.discover(self._folder)
-            return start_packing(self._user, before)
+            user, now = Repository.discover(self._folder), time.monotonic()
+            if slug and now >= self._due_s:
+                # The first reader after a long run would wait. A twentieth of a processor at most.
+                with contextlib.suppress(AutopilotError), looking(is_on=False):
+                    _ = Notebook(user, slug).index
+                self._due_s = now + 20 * (time.monotonic() - now)
+            return start_packing(user, before)
         return before
 
     def abandoned(self, slug: str) -> bool:

@@ -222,16 +222,16 @@ def test_a_baseline_that_raises_as_a_whole_says_where(place: Place) -> None:
 
 def test_the_parent_of_a_run_has_the_user_s_repository_packed(place: Place) -> None:
     beside = ChildReporter(Output(), place.top).beside
-    assert beside(0) == 0
+    assert beside(0, "") == 0
     place.git("config", "gc.auto", "1")
     contents = (b"%d" % number for number in itertools.count())
     # Loose objects are counted by those in one folder.
     (place.top / "x").write_bytes(next(x for x in contents if blob_id(x).startswith("17")))
     place.git("hash-object", "-w", "x")
-    pid = beside(0)
+    pid = beside(0, "")
     assert pid > 0 and os.waitpid(pid, 0) == (pid, 0)
     assert list((place.top / ".git/objects/pack").glob("*.pack"))
-    assert beside(pid) == 0
+    assert beside(pid, "") == 0
 
 
 def blob_id(content: bytes) -> str:
