@@ -162,6 +162,8 @@ class Replay:
         reused = judged.record.reused
         splits = [split for split in ("val", "test") if judged.metrics.get(split)]
         found: Measurement | AutopilotError
+        if number == self.chosen[-1]:
+            measurer.renew()  # else a cache of the evaluator's could answer for every state
         try:
             # A measurement that was taken over from an earlier epoch had that epoch's seed.
             epoch = number if reused is None else reused
