@@ -8,7 +8,6 @@ touches the index, and writes no file outside the parameters.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,8 +39,6 @@ from autopilot.tracking.parameters import (
     check_tracked,
     edits,
 )
-
-_INSTANT_S = 0.05
 
 
 class GitStore(Store):
@@ -79,7 +76,7 @@ class GitStore(Store):
         self.files = ParameterFiles(self.repo)
         self._tip = ""
         self._tip_tree = ""
-        self._seen: tuple[float, dict[str, Entry]] = (0.0, {})
+        self._seen: dict[str, Entry] = {}
         self._staged: tuple[str, dict[str, Entry]] = ("", {})
         self.progress_file = ProgressFile(self.layout.progress(self.repo))
         self._index: Index | None = None
@@ -188,7 +185,7 @@ class GitStore(Store):
         drop_bytecode(self.repo, changes)
         tree = objects.write_tree(self.repo, self._tip_tree, changes) if changes else self._tip_tree
         self._staged = (tree, present)
-        self.files.known, self._seen = present, (0.0, {})
+        self.files.known, self._seen = present, {}
         return tree
 
     def commit(self, state: str, message: str, records: Sequence[Record]) -> str:
@@ -198,7 +195,8 @@ class GitStore(Store):
         tree = objects.tree_of(self.repo, revision)
         wanted = self.files.entries(tree)
         appended = self._append(tree, message, (), wanted)
-        self._replace(self._just_seen(), wanted)
+        # As `edited` saw them: an edit by hand since then is found before the next step.
+        self._replace(self._seen or self.files.present(write=False), wanted)
         return appended
 
     def restore(self, revision: str) -> None:
@@ -209,9 +207,8 @@ class GitStore(Store):
         self._replace(present, wanted)
 
     def edited(self) -> list[str]:
-        present = self.files.present(write=False)
-        self._seen = (time.monotonic(), present)
-        return sorted(edits(self.files.known, present))
+        self._seen = self.files.present(write=False)
+        return sorted(edits(self.files.known, self._seen))
 
     def log(self) -> list[Revision]:
         return list(self.newest())
@@ -322,16 +319,7 @@ class GitStore(Store):
     def _replace(self, present: Mapping[str, Entry], wanted: dict[str, Entry]) -> None:
         self.files.replace(present, wanted)
         drop_bytecode(self.repo, edits(present, wanted))
-        self._seen = (0.0, {})
-
-    def _just_seen(self) -> dict[str, Entry]:
-        """The files as `edited` saw them an instant ago, else as they are now.
-
-        An edit by hand in between is not overwritten: it is found before the next step.
-        """
-        seen_s, present = self._seen
-        recent = time.monotonic() - seen_s < _INSTANT_S
-        return present if present and recent else self.files.present(write=False)
+        self._seen = {}
 
     def _append(
         self, tree: str, text: str, records: Sequence[Record], entries: Mapping[str, Entry]

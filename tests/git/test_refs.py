@@ -103,6 +103,8 @@ def test_names_that_are_in_the_way(repository: Repository) -> None:
             run_git(["pack-refs", "--all"], cwd=repository.workdir)
         with pytest.raises(SlugError, match="'lab/x/y' exists"):
             refs.create_ref(repository, BRANCH, head, "")
+        with pytest.raises(SlugError, match="'lab/x/y' exists"):
+            refs.move_refs(repository, {BRANCH: (head, None)}, "")
 
 
 def test_bad_names_and_targets(repository: Repository) -> None:
