@@ -301,6 +301,7 @@ class Fit(Run):
 
         Raises:
             AgentError: no further call can be made.
+            ModuleError: the optimizer returned something else than a Step of texts.
             StateError: JSON would change the optimizer's state; its edits are taken back.
         """
         optimizer, experiment = self.optimizer, self.experiment
@@ -330,13 +331,7 @@ class Fit(Run):
         return experiment.commit_step(optimizer, self.epoch, number, step, error)
 
     def _edited(self, number: int) -> Step | None:
-        """Lets the optimizer edit; the model calls made inside belong to the step.
-
-        Raises:
-            AgentError: it used a strategy that is blocked, or an agent's failure left it without
-                any feedback.
-            ModuleError: it returned something else than a Step of texts.
-        """
+        """Lets the optimizer edit; the model calls made inside belong to the step."""
         optimizer, guard = self.optimizer, self.experiment.guard
         lost, self._lost_feedback = self._lost_feedback, []
         if lost and all(parameter.grad is None for parameter in optimizer.parameters):
@@ -370,9 +365,7 @@ class Fit(Run):
         """The text that is recorded of an agent's failure, with its hint.
 
         An agent that failed when it was recorded cannot answer: its failure stands in for it.
-
-        Raises:
-            AgentError: no further call can be made, or a service did not answer.
+        Where no further call can be made, or a service did not answer, it is raised.
         """
         if isinstance(failure, ReplayMissError):
             _, recorded = self.experiment.repeats.get((self.epoch, self._stepped), ("", None))

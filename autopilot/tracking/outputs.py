@@ -53,18 +53,14 @@ class WrittenPath:
 
 
 class _Written:
-    """The outputs in a worktree.
-
-    Attributes:
-        files: Path from the top to the stamp of each file.
-    """
+    """The outputs in a worktree."""
 
     def __init__(self, worktree: Path, repo: Repository, manifest: Manifest, commit: str) -> None:
         self._directory = manifest.directory
         tracked = objects.list_tree(repo, commit)
         parameters = manifest_paths(manifest)
         links = {_from_top(manifest, link) for link in manifest.links}
-        self.files: dict[str, Stamp] = {}
+        self.files: dict[str, Stamp] = {}  # by their paths from the top
         # Folders in which something is that is no output.
         self._folders = {folder for name in tracked for folder in folders_above(name)}
         for name, stamp in everything_below(worktree, opening=True).items():
