@@ -15,7 +15,7 @@ from autopilot.core.optimizer import Optimizer
 from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Policy
 from autopilot.core.rules import ChainOptimizer
-from autopilot.core.signatures import check_awaited, check_call, defines
+from autopilot.core.signatures import check_awaited, check_call, check_init, defines
 from autopilot.core.types import Datum
 from autopilot.errors import ModuleError, UsageError
 
@@ -78,7 +78,7 @@ def optimizer_of(module: AutoPilotModule) -> Optimizer:
                 f"{name}.configure_optimizers() returned {_outline(configured)}, not an Optimizer",
                 hint="return an Optimizer, or a list of them",
             )
-        _check_init(each, "_post_hooks", "parameters")
+        check_init(each, "_post_hooks", "parameters")
         if not defines(each, Optimizer, "step"):
             raise ModuleError(
                 f"{type(each).__name__} defines no step()",
@@ -139,7 +139,7 @@ def loss_of(module: AutoPilotModule) -> Loss:
         # The default loss sends back the items' feedback: so does the judge's.
         losses = [as_loss(), *(loss for loss in losses if type(loss) is not Loss)]
     for loss in losses:
-        _check_init(loss, "_gathered")
+        check_init(loss, "_gathered")
         check_call(loss, "forward", ["data", "targets"])
         check_call(loss, "score", ["data", "targets"])
         check_call(loss, "backward")
@@ -195,7 +195,7 @@ def as_policy(given: object, source: str = "the policy is") -> Policy:
     check_call(given, "judge", ["view"])
     # A policy of the user's that decides by itself may have no gates at all.
     for gate in getattr(given, "gates", ()):
-        _check_init(gate, "required")
+        check_init(gate, "required")
         check_call(gate, "check", ["view"])
     return given
 
@@ -230,15 +230,6 @@ def _configured(module: AutoPilotModule, name: str) -> Any:
     value = getattr(module, name)()
     check_awaited(value, f"{type(module).__name__}.{name}()", ModuleError)
     return value
-
-
-def _check_init(owner: object, *attributes: str) -> None:
-    """Raises where a class's own __init__ was not called: its attributes are missing."""
-    if not all(hasattr(owner, name) for name in attributes):
-        raise ModuleError(
-            f"{type(owner).__name__}.__init__ did not call super().__init__()",
-            hint="make it the first line of __init__",
-        )
 
 
 def _attributes(owner: object, kind: type[T]) -> dict[str, T]:

@@ -16,9 +16,9 @@ from autopilot.core.figures import bound, gained, number, truth, wish
 from autopilot.core.gradient import Finding, Gradient, TextGradient
 from autopilot.core.graph import Graph
 from autopilot.core.parameter import Parameter
-from autopilot.core.signatures import as_call
+from autopilot.core.signatures import as_call, check_init
 from autopilot.core.types import Datum, Outcome
-from autopilot.errors import EvaluationError, ModuleError, UsageError
+from autopilot.errors import EvaluationError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +179,7 @@ class Gatherer(ABC):
         """See Loss."""
 
     def __call__(self, data: Datum, targets: Any = None) -> None:
-        if "_gathered" not in self.__dict__:
-            raise ModuleError(
-                f"{type(self).__name__}.__init__ did not call super().__init__()",
-                hint="make it the first line of __init__",
-            )
+        check_init(self, "_gathered")
         gradient = self.forward(data, targets)
         if gradient is not None and not isinstance(gradient, Gradient):
             raise EvaluationError(

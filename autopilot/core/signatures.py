@@ -33,6 +33,15 @@ def defines(owner: object, base: type, name: str) -> bool:
     return getattr(getattr(owner, name), "__func__", None) is not getattr(base, name)
 
 
+def check_init(owner: object, *attributes: str) -> None:
+    """Raises a ModuleError where a class's own __init__ was not called: it lacks attributes."""
+    if not all(hasattr(owner, name) for name in attributes):
+        raise ModuleError(
+            f"{type(owner).__name__}.__init__ did not call super().__init__()",
+            hint="make it the first line of __init__",
+        )
+
+
 def check_call(
     owner: object, name: str, given: Sequence[str] = (), kind: type[AutopilotError] = ModuleError
 ) -> None:
