@@ -2,27 +2,32 @@
 
 The imports take half a second of a processor, with the model's client two: more than most commands.
 So a process that has done them waits, and forks one for each command: a process of its own, with
-its own folder and environment, that can be killed.
+its own folder and environment, that can be killed. A command forks the processes that measure for
+it, which begin as they do when they are started: without anything that the command has done.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
 import json
 import os
 import pkgutil
+import random
 import select
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 _LOOK_S = 0.003
@@ -222,6 +227,7 @@ def _become(asked: Mapping[str, Any]) -> None:
     os.chdir(asked["cwd"])
     _look_for_configuration()
     sys.argv = ["autopilot", *asked["argv"]]
+    subprocess.Popen = _Popen  # type: ignore[misc]
     from autopilot.cli.main import main as command_line
     from autopilot.engine import supervisor
 
@@ -231,6 +237,69 @@ def _become(asked: Mapping[str, Any]) -> None:
         # All that is to be done at the end, but for freeing each object: that would copy the memory
         # that it shares with its parent, and takes as long as `log`.
         supervisor._leave(ended.code if isinstance(ended.code, int) else 0)
+
+
+_PATH, _KEPT = [*sys.path], ("PYTHONPATH", "PYTHONHOME")
+
+
+class _Popen(subprocess.Popen):
+    """Forks a process that measures, where a thread holds nothing that it would wait for."""
+
+    def _execute_child(self, args: Any, *given: Any) -> None:
+        _, _, _, _, cwd, env, _, _, _, stdin, _, _, stdout, *_ = given
+        is_worker = [*args][1:] == ["-P", "-m", "autopilot.proof.worker"]
+        same = is_worker and all(env.get(name) == os.environ.get(name) for name in _KEPT)
+        # `replay` waits in its main thread; a third one may be in the middle of a call of git's.
+        if not same or threading.active_count() > 2:
+            super()._execute_child(args, *given)  # type: ignore[misc]
+            return
+        sys.audit("subprocess.Popen", args[0], args, cwd, env)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _measure(cwd, env, stdin, stdout)
+        self._child_created = True
+        self._close_pipe_fds(*given[9:15])  # type: ignore[attr-defined]
+
+
+def _measure(cwd: Path, env: Mapping[str, str], stdin: int, stdout: int) -> NoReturn:
+    """Becomes a process that measures, and ends as one."""
+    code = 1
+    try:
+        vars(atexit)["_clear"]()
+        os.setsid()
+        for number, descriptor in enumerate((stdin, stdout)):
+            os.dup2(descriptor, number)
+        os.closerange(3, 256)
+        for number in signal.valid_signals():
+            if callable(signal.getsignal(number)):
+                signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.environ.clear()
+        os.environ.update(env)
+        os.chdir(cwd)
+        sys.path[:] = _PATH
+        random.seed()
+        from autopilot import audit
+        from autopilot.engine import supervisor
+        from autopilot.git import commands, repository
+        from autopilot.proof import worker
+        from autopilot.sandbox import processes
+
+        audit.end()
+        vars(audit)["_own"].kind = ""
+        for kept in (commands._kept, repository._seen, processes._asked, processes._notes):
+            kept.clear()
+        processes._starting, processes._adopting = threading.Lock(), 0
+        sys.modules["__main__"] = worker
+        worker.main()
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1
+    except BaseException:  # noqa: BLE001  # as an interpreter prints it
+        traceback.print_exc()
+    supervisor._leave(code)
 
 
 def _look_for_configuration() -> None:
