@@ -99,7 +99,11 @@ def read_commit(repo: Repository, oid: str) -> Commit:
 
     def read() -> Commit:
         with translated(f"cannot read commit {oid}"):
-            found = repo.pygit[oid].peel(pygit2.Commit)
+            there = repo.pygit[oid]
+            if not isinstance(there, pygit2.Commit | pygit2.Tag):
+                what = f"{oid[:10]} is no commit but a {there.type_str}"
+                raise RepositoryError(what, hint=f"see it: git cat-file -p {oid[:10]}")
+            found = there.peel(pygit2.Commit)
             parents, tree = tuple(map(str, found.parent_ids)), str(found.tree_id)
             return Commit(str(found.id), tree, parents, found.message, found.commit_time)
 

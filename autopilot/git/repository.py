@@ -151,7 +151,11 @@ class Repository:
     def leave_out(self, ref: str) -> AutopilotError:
         """Notes a ref that holds no commit; returns the error of whoever needs it."""
         what, at = f"{ref} cannot be read: it holds no commit", self.common_dir
-        hint = f"{at}/logs/{ref} has where it was: rm -f {at}/{ref} && git update-ref {ref} COMMIT"
+        remove = f"rm -f {shlex.quote(f'{at}/{ref}')}"
+        hint = f"{at}/logs/{ref} has where it was: {remove} && git update-ref {ref} COMMIT"
+        hint = hint if (at / "logs" / ref).is_file() else f"remove it: {remove}"
+        if ref.startswith("refs/tags/"):
+            hint = "autopilot gc makes it again from the records"
         return self.damaged.setdefault(what, RepositoryError(what, hint=hint))
 
     def identity(self) -> Identity:

@@ -175,7 +175,7 @@ def file_table(
 def _headline(notebook: Notebook) -> str:
     last = notebook.last
     if last is None:
-        return "no epoch is judged yet"
+        return notebook.unjudged
     first, best = figures(last.baseline, last.best)
     text = f"val {plain(last.monitor)} {first}"
     if last.best_epoch:

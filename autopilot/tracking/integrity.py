@@ -281,7 +281,9 @@ class Integrity:
                     why = "the epoch was rejected"
                     yield Difference(number, "tag", "none", self._tags[number], why)
                 continue
-            tag = commits.read_tag(self.repo, self.notebook.layout.tag_name(number))
+            tag = None
+            with contextlib.suppress(RepositoryError):  # a file that is no ref
+                tag = commits.read_tag(self.repo, self.notebook.layout.tag_name(number))
             if tag is None:
                 is_here = refs.read_ref(self.repo, self.notebook.layout.branch) is not None
                 slug = self.notebook.slug
@@ -292,7 +294,9 @@ class Integrity:
                 )
                 yield Difference(number, "tag", f"on {judged.commit[:7]}", "missing", why)
             elif tag.commit != judged.commit:
-                yield Difference(number, "tag", f"on {judged.commit[:7]}", f"on {tag.commit[:7]}")
+                why = f"git tag -d {self._tags[number]} && autopilot gc makes it anew"
+                at = f"on {judged.commit[:7]}", f"on {tag.commit[:7]}"
+                yield Difference(number, "tag", *at, why)
             elif self._is_ours:
                 yield from self._tag_message(number, judged, tag.message)
 

@@ -138,8 +138,12 @@ class Journal:
         for each in self._on(kind.kind, commit):
             if isinstance(each, UnreadLine):
                 return self._named(kind.kind, commit, each)
-        unread = UnreadLine(line=0, reason=f"it has no {kind.kind} of the epoch")
-        return self._named(kind.kind, commit, unread)
+        error = self._named(
+            kind.kind, commit, UnreadLine(line=0, reason=f"it has no {kind.kind} of the epoch")
+        )
+        if read_ref(self._repo, self.layout.notes(kind.kind)) is None:
+            error.hint = f"fetch its notes: autopilot fetch {self.layout.slug}"
+        return error
 
     def unusable(
         self, commit: str, record: Record, field: str, reason: str, *, is_newer: bool = False

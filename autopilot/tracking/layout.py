@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -206,7 +207,13 @@ def experiments(repo: Repository, project: str | None = None) -> dict[str, str]:
 
     A branch of that form which no run made is none.
     """
+    names = set(_branch_files(repo))
     found = list_refs(repo, BRANCHES, NOTES)
+    for name in sorted(names - found.keys()):
+        try:
+            read_ref(repo, name)
+        except RepositoryError:
+            repo.leave_out(name)
     own = f"{BRANCHES}{project}/" if project else BRANCHES
     slugs = {n.removeprefix(BRANCHES): t for n, t in sorted(found.items()) if n.startswith(own)}
     return {
@@ -215,6 +222,13 @@ def experiments(repo: Repository, project: str | None = None) -> dict[str, str]:
         if _fault(slug) is None
         and (f"{NOTES}{slug}/experiment" in found or _names(repo, slug, tip))
     }
+
+
+def _branch_files(repo: Repository) -> Iterator[str]:
+    """The branches that files are there of: git lists none that leads nowhere, and says nothing."""
+    for place, _, files in os.walk(repo.common_dir / BRANCHES):
+        folder = Path(place).relative_to(repo.common_dir).as_posix()
+        yield from (f"{folder}/{file}" for file in files if not file.endswith(".lock"))
 
 
 def is_experiment(repo: Repository, slug: str, tip: str) -> bool:

@@ -85,6 +85,11 @@ class Notebook:
             raise ExperimentError(
                 f"there is no experiment {slug}", hint=_which(slug, list(experiments(repo)))
             )
+        try:
+            commits.read_commit(repo, tip)
+        except RepositoryError as error:
+            what = f"{self.layout.branch_name} cannot be read: {error.message}"
+            raise RepositoryError(what, hint=error.hint) from error
         self.tip = tip
 
     @cached_property
@@ -247,6 +252,13 @@ class Notebook:
         return tagged_epochs(self.repo, self.slug).get(self.slug, frozenset())
 
     @property
+    def unjudged(self) -> str:
+        """Why it has no verdict, in words, where it has none."""
+        if refs.read_ref(self.repo, self.layout.notes(MetricsRecord.kind)) is None and self.tagged:
+            return f"its metrics notes are not here: autopilot fetch {self.slug} brings them"
+        return "no epoch is judged yet"
+
+    @property
     def kept(self) -> int:
         """How many epochs were kept, the baseline not counted."""
         return self.index.outcomes["kept"]
@@ -311,7 +323,7 @@ class Notebook:
             )
         raise ExperimentError(
             f"{self.slug} has no epoch {number}",
-            hint="no epoch is judged yet" if last < 0 else f"choose one of 0 to {last}",
+            hint=self.unjudged if last < 0 else f"choose one of 0 to {last}",
         )
 
     @cached_property

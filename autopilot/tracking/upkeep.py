@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from autopilot.core.records.index import numbers_of
-from autopilot.core.records.message import EXPERIMENT, tag_message, trailer
+from autopilot.core.records.message import EXPERIMENT, epoch_tag, tag_message, trailer
 from autopilot.core.records.record import Event
 from autopilot.errors import (
     AutopilotError,
@@ -110,7 +110,12 @@ def make_tags(repo: Repository, slug: str, epochs: Sequence[int]) -> None:
     """Makes tags again from the records."""
     with stopped(repo, slug) as notebook:
         for number in epochs:
-            epoch = notebook.epoch(number)
+            epoch, ref = notebook.epoch(number), f"{notebook.layout.tags}{epoch_tag(number)}"
+            try:
+                refs.read_ref(repo, ref)
+            except RepositoryError:  # a file that is no ref; a packed one may be behind it
+                (repo.common_dir / ref).unlink(missing_ok=True)
+                repo.damaged.pop(repo.leave_out(ref).message)
             text = tag_message(slug, epoch.record, epoch.metrics)
             create_tag(repo, notebook.layout.tag_name(number), epoch.commit, text)
 

@@ -40,9 +40,18 @@ from autopilot.tracking.holding import (
     fork,
     stopped,
 )
+from autopilot.tracking.integrity import Integrity
 from autopilot.tracking.layout import PLACE_LOCK, Layout, experiments, held
 from autopilot.tracking.notebook import Notebook
-from autopilot.tracking.upkeep import clear, find_litter, plan_removal, remove, states_of
+from autopilot.tracking.upkeep import (
+    clear,
+    find_litter,
+    make_tags,
+    missing_tags,
+    plan_removal,
+    remove,
+    states_of,
+)
 
 
 def test_a_removal_takes_exactly_what_belongs_to_it(top, demo):
@@ -324,3 +333,26 @@ def test_git_is_never_run_in_the_git_folder(top, demo, tmp_path, monkeypatch):
     places = set(seen.read_text().split())
     assert str(top) in places
     assert not [place for place in places if ".git" in place]
+
+
+def test_refs_that_hold_no_commit_are_named_and_mended(top, demo):
+    """A branch that leads nowhere, one of a blob, a garbled tag, and notes that are gone."""
+    git(top, "symbolic-ref", "refs/heads/autopilot/x", "refs/heads/nowhere")
+    blob, tag = git(top, "rev-parse", "HEAD:rules/a.txt"), top / ".git/refs/tags/autopilot/demo"
+    (top / ".git/refs/heads/autopilot/blob").write_text(f"{blob}\n")
+    before = git(top, "rev-parse", "autopilot/demo/epoch-0000^{commit}")
+    (tag / "epoch-0000").write_text("garbage\n")
+    assert list(experiments(demo.repo)) == ["demo"] and missing_tags(demo.repo, "demo") == [0]
+    named = {message.partition(" ")[0] for message in demo.repo.damaged}
+    assert named == {"refs/heads/autopilot/x", "refs/tags/autopilot/demo/epoch-0000"}
+    with pytest.raises(RepositoryError, match=f"autopilot/blob cannot be read: {blob[:10]} is no"):
+        Notebook(demo.repo, "blob")
+    every = Integrity(Notebook(demo.repo, "demo")).differences()
+    (found,) = [each for each in every if each.what == "tag"]
+    assert (found.epoch, found.what, found.found) == (0, "tag", "missing")
+    make_tags(demo.repo, "demo", [0])
+    assert git(top, "rev-parse", "autopilot/demo/epoch-0000^{commit}") == before
+    assert not any("refs/tags" in message for message in demo.repo.damaged)
+    git(top, "update-ref", "-d", "refs/notes/autopilot/demo/metrics")
+    read = Notebook(Repository.discover(top), "demo")
+    assert "autopilot fetch demo brings them" in read.unjudged and read.last is None

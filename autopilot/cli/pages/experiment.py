@@ -86,7 +86,7 @@ def page(notebook: Notebook) -> list[str]:
         "forked from": ", merged with ".join(sources).replace("@", ", epoch "),
         "parameters": pairs(manifest.parameters),
         "versions": pairs(manifest.versions),
-        "result": _result(summary),
+        "result": _result(summary) if summary.monitor else notebook.unjudged,
         "strategies": ", ".join(strategies),
         "cost": costs(summary.cost) if summary.epochs else "",
         "outputs": f"{', '.join(map(str, kept))} in {folder}" if kept else "",
@@ -118,8 +118,6 @@ def document(notebook: Notebook) -> dict[str, Any]:
 
 
 def _result(summary: Summary) -> str:
-    if not summary.monitor:
-        return "no epoch is judged yet"
     best = summary.best if summary.best_epoch else None
     text = f"{counted(summary.epochs, 'epoch')}, {summary.kept} kept, "
     text += progressed(summary.monitor, summary.baseline, best, summary.mode)
@@ -200,7 +198,7 @@ def trend(
 ) -> list[str]:
     """The trend of the metric, and the strategies that caused it."""
     if latest.direction == "unknown":
-        return [f"{notebook.slug}: no epoch is judged yet, so there is no trend"]
+        return [f"{notebook.slug}: {notebook.unjudged}, so there is no trend"]
     monitor, mode = notebook.monitor
     lines = [
         f"{notebook.slug}: val {monitor} ({direction_words(mode)}) is {latest.direction}",

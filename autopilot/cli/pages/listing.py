@@ -267,7 +267,7 @@ def _state(status: Status) -> str:
 def _gain(notebook: Notebook) -> str:
     last = notebook.last
     if last is None:
-        return "no epoch is judged yet"
+        return notebook.unjudged
     value = last.best if last.best_epoch else None
     best = f"best: epoch {last.best_epoch}, "
     best += progressed(last.monitor, last.baseline, value, last.mode)
