@@ -115,6 +115,7 @@ def verify(
     """
     notebook, output = context.notebook(name), context.output
     proposal = proposal_of(notebook)
+    output.lines(notebook.manifest.commands)  # of a note, as in a replay
     found = measure(
         notebook,
         proposal,

@@ -163,6 +163,8 @@ def _headline(output: Output, again: Replay, where: str) -> None:
         + "".join(f", {name} {share:.0%}" for name, share in settings.shares.items())
         + f", model calls {calls}"
     )
+    # They are in a note, which anybody may have written: its reader sees them before they run.
+    output.lines(again.notebook.manifest.commands)
     baseline = again.judged.get(0)
     if baseline is not None and baseline.record.noise is not None:
         output.line(f"val: {baseline.record.reasons[1]}")

@@ -217,9 +217,8 @@ def clear_stale_locks(repo: Repository, prefixes: Sequence[str]) -> list[str]:
     """
     cleared: list[str] = []
     for lock in stale_locks(repo, prefixes):
-        refused = translated_as(
-            RepositoryError, f"cannot remove the stale lock {lock}", "remove it by hand"
-        )
+        what = f"cannot remove the stale lock {lock}"
+        refused = translated_as(RepositoryError, what, "remove it by hand")
         with refused, contextlib.suppress(FileNotFoundError):
             while 0 <= time.time() - lock.lstat().st_mtime < _LOCK_AGE_S:
                 time.sleep(0.05)

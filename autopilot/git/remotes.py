@@ -288,9 +288,8 @@ def remote_error(remote: str, known: Sequence[str], done: CommandResult) -> Remo
     """The error of a call of git that talked to a remote; `known` are the configured remotes."""
     name = shown(remote)
     if remote not in known and not is_address(remote):
-        return RemoteError(
-            f"there is no remote {name}", hint=f"remotes: {', '.join(known) or 'none yet'}"
-        )
+        hint = f"remotes: {', '.join(known) or 'none yet'}"
+        return RemoteError(f"there is no remote {name}", hint=hint)
     if HOOK.search(done.stderr):
         return RemoteError(f"{name}: {last_line(done)}", hint=remedy(done.stderr))
     for marks, meaning, hint in _REASONS:

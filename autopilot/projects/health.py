@@ -26,7 +26,7 @@ from autopilot.git.worktrees import changed_files
 from autopilot.projects.datasets import of_files
 from autopilot.projects.project import Project, read_hparams
 from autopilot.sharing.hooks import CLIENT, hook_folder, hook_texts, state_of
-from autopilot.text import some
+from autopilot.text import counted, some
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.upkeep import find_litter, missing_tags, states_of
 
@@ -155,8 +155,7 @@ def _runs(repo: Repository) -> Iterator[Check]:
         yield Check("runs", "warning", left_out.message, left_out.hint)
     repo.damaged.clear()
     if not any(state in ("interrupted", "crashed", "killed") for state in states.values()):
-        count = len(states)
-        text = f"{count} experiment{'s' * (count != 1)}, none of them unfinished"
+        text = f"{counted(len(states), 'experiment')}, none of them unfinished"
         yield Check("runs", "ok", text)
 
 

@@ -22,7 +22,7 @@ from autopilot.errors import ExperimentError, ParameterError
 from autopilot.files import REGULAR, FileState, replace_file
 from autopilot.git import commits, objects, refs
 from autopilot.git.commits import is_ancestor
-from autopilot.git.locks import ExclusiveLock
+from autopilot.git.locks import ExclusiveLock, clear_stale_locks
 from autopilot.git.objects import Entry
 from autopilot.git.refs import refuse_checked_out
 from autopilot.git.repository import Repository
@@ -340,7 +340,7 @@ class GitStore(Store):
     def _take_hold(self) -> None:
         if not self._lock.held:
             hold(self._lock, self.slug)
-        self.layout.clear_stale_locks(self.repo)
+        clear_stale_locks(self.repo, self.layout.locked())
 
     def _refuse_checked_out(self) -> None:
         hint = "it is never moved under your feet: git switch another branch there, "

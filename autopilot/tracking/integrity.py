@@ -281,22 +281,17 @@ class Integrity:
                     why = "the epoch was rejected"
                     yield Difference(number, "tag", "none", self._tags[number], why)
                 continue
-            tag = None
+            tag, on = None, f"on {judged.commit[:7]}"
             with contextlib.suppress(RepositoryError):  # a file that is no ref
                 tag = commits.read_tag(self.repo, self.notebook.layout.tag_name(number))
             if tag is None:
-                is_here = refs.read_ref(self.repo, self.notebook.layout.branch) is not None
-                slug = self.notebook.slug
-                why = (
-                    "autopilot gc makes it again"
-                    if is_here
-                    else f"autopilot fetch {slug} brings it"
-                )
-                yield Difference(number, "tag", f"on {judged.commit[:7]}", "missing", why)
+                why = "autopilot gc makes it again"
+                if refs.read_ref(self.repo, self.notebook.layout.branch) is None:
+                    why = f"autopilot fetch {self.notebook.slug} brings it"
+                yield Difference(number, "tag", on, "missing", why)
             elif tag.commit != judged.commit:
                 why = f"git tag -d {self._tags[number]} && autopilot gc makes it anew"
-                at = f"on {judged.commit[:7]}", f"on {tag.commit[:7]}"
-                yield Difference(number, "tag", *at, why)
+                yield Difference(number, "tag", on, f"on {tag.commit[:7]}", why)
             elif self._is_ours:
                 yield from self._tag_message(number, judged, tag.message)
 

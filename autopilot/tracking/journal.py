@@ -138,9 +138,8 @@ class Journal:
         for each in self._on(kind.kind, commit):
             if isinstance(each, UnreadLine):
                 return self._named(kind.kind, commit, each)
-        error = self._named(
-            kind.kind, commit, UnreadLine(line=0, reason=f"it has no {kind.kind} of the epoch")
-        )
+        unread = UnreadLine(line=0, reason=f"it has no {kind.kind} of the epoch")
+        error = self._named(kind.kind, commit, unread)
         if read_ref(self._repo, self.layout.notes(kind.kind)) is None:
             error.hint = f"fetch its notes: autopilot fetch {self.layout.slug}"
         return error

@@ -13,7 +13,7 @@ from pathlib import Path
 from autopilot.core.records.message import EXPERIMENT, epoch_number, epoch_tag, trailer
 from autopilot.errors import ExperimentError, LockHeldError, RepositoryError, SlugError
 from autopilot.git.commits import first_parent_log
-from autopilot.git.locks import ExclusiveLock, clear_stale_locks, stale_locks
+from autopilot.git.locks import ExclusiveLock, clear_stale_locks
 from autopilot.git.refs import check_free, delete_ref, list_refs, read_ref
 from autopilot.git.repository import Repository
 from autopilot.text import cut_middle, plain_letters
@@ -106,13 +106,9 @@ class Layout:
         """Everything that only this experiment's holder writes."""
         return [self.branch, self.tags.rstrip("/"), f"{NOTES}{self.slug}", self.snapshots]
 
-    def stale_locks(self, repo: Repository) -> Iterator[Path]:
-        """The locks that killed processes left on its refs, if nobody holds it."""
-        return stale_locks(repo, [*self.namespaces(), self.review, self.incoming])
-
-    def clear_stale_locks(self, repo: Repository) -> None:
-        """Removes these locks; the caller holds it."""
-        clear_stale_locks(repo, [*self.namespaces(), self.review, self.incoming])
+    def locked(self) -> list[str]:
+        """Everything that a killed process of its holder may have left a lock on."""
+        return [*self.namespaces(), self.review, self.incoming]
 
     def check_free(self, repo: Repository) -> None:
         """Refuses a name that is taken, or that git cannot hold beside the refs that there are.
@@ -207,13 +203,16 @@ def experiments(repo: Repository, project: str | None = None) -> dict[str, str]:
 
     A branch of that form which no run made is none.
     """
-    names = set(_branch_files(repo))
+    folders = os.walk(repo.common_dir / BRANCHES)
+    files = {f"{folder}/{name}" for folder, _, names in folders for name in names}
     found = list_refs(repo, BRANCHES, NOTES)
-    for name in sorted(names - found.keys()):
+    # Git says nothing of a branch that leads nowhere.
+    for name in sorted({os.path.relpath(file, repo.common_dir) for file in files} - found.keys()):
         try:
             read_ref(repo, name)
         except RepositoryError:
-            repo.leave_out(name)
+            if not name.endswith(".lock"):
+                repo.leave_out(name)
     own = f"{BRANCHES}{project}/" if project else BRANCHES
     slugs = {n.removeprefix(BRANCHES): t for n, t in sorted(found.items()) if n.startswith(own)}
     return {
@@ -222,13 +221,6 @@ def experiments(repo: Repository, project: str | None = None) -> dict[str, str]:
         if _fault(slug) is None
         and (f"{NOTES}{slug}/experiment" in found or _names(repo, slug, tip))
     }
-
-
-def _branch_files(repo: Repository) -> Iterator[str]:
-    """The branches that files are there of: git lists none that leads nowhere, and says nothing."""
-    for place, _, files in os.walk(repo.common_dir / BRANCHES):
-        folder = Path(place).relative_to(repo.common_dir).as_posix()
-        yield from (f"{folder}/{file}" for file in files if not file.endswith(".lock"))
 
 
 def is_experiment(repo: Repository, slug: str, tip: str) -> bool:
@@ -310,7 +302,7 @@ def held(repo: Repository, slug: str) -> Iterator[None]:
     hint = "wait until it has ended, or stop it with Ctrl-C: it can be resumed"
     _acquire(lock, f"{slug} is running", hint)
     try:
-        Layout(slug).clear_stale_locks(repo)
+        clear_stale_locks(repo, Layout(slug).locked())
         yield
     finally:
         lock.release()

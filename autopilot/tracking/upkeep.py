@@ -29,7 +29,7 @@ from autopilot.files import STAGING, rests_in
 from autopilot.git import refs
 from autopilot.git.commands import run_git
 from autopilot.git.commits import create_tag, is_ancestor, read_commit
-from autopilot.git.locks import ExclusiveLock, clear_stale_locks
+from autopilot.git.locks import ExclusiveLock, clear_stale_locks, stale_locks
 from autopilot.git.objects import has_object
 from autopilot.git.refs import delete_refs, refuse_checked_out
 from autopilot.git.repository import Repository
@@ -77,8 +77,8 @@ class Litter:
 def find_litter(repo: Repository) -> list[Litter]:
     """Lists everything that can be removed and is not in use."""
     states = states_of(repo)
-    found = [*_worktrees(repo, states), *_ref_locks(repo, states), *_progress_files(repo, states)]
-    return [*found, *_half_written(repo, states)]
+    found = [*_worktrees(repo, states), *_left_by_kills(repo, states)]
+    return [*found, *_progress_files(repo, states), *_half_made(repo)]
 
 
 def clear(repo: Repository, litter: Litter) -> Litter | None:
@@ -170,13 +170,16 @@ def _outputs(repo: Repository, slug: str, worktree: Path) -> tuple[WrittenPath, 
     return tuple(unknown_outputs(repo, worktree))
 
 
-def _ref_locks(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
-    found = dict[Path, Litter]()
+def _left_by_kills(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
+    """Locks on refs, and files that are half written beside parameters."""
+    found, left = dict[Path, Litter](), "left by a process that was killed"
     for slug in states:
         layout = Layout(slug)
         if ExclusiveLock(layout.lock(repo)).holder() is None:
-            why = "left by a process that was killed"
-            found |= {x: Litter("ref lock", x, why, slug) for x in layout.stale_locks(repo)}
+            for path in stale_locks(repo, layout.locked()):
+                found[path] = Litter("ref lock", path, left, slug)
+            for path in _beside(repo, slug):
+                found[path] = Litter("half-written file", path, f"half of a file, {left}", slug)
     yield from found.values()
 
 
@@ -195,20 +198,13 @@ def _progress_files(repo: Repository, states: dict[str, str]) -> Iterator[Litter
             yield Litter("journal", path, why, slug)
 
 
-def _half_written(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
-    """Files that kills left half written: beside parameters, or where a checkout's are made."""
-    why, known = "half of a file, left by a process that was killed", set[Path]()
-    for slug in states:
-        if ExclusiveLock(Layout(slug).lock(repo)).holder() is None:
-            for path in _beside(repo, slug):
-                if path not in known:
-                    yield Litter("half-written file", path, why, slug)
-                known.add(path)
+def _half_made(repo: Repository) -> Iterator[Litter]:
+    """Files that kills left half written where a checkout's are made, of any experiment or none."""
     for folder in (repo.common_dir, *sorted(repo.common_dir.glob("worktrees/*"))):
         for path in rests_in(folder / STAGING, below=False):
-            # Its process may be of any experiment, or of none.
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - path.lstat().st_mtime > _STAGED_S:
+                    why = "half of a file, left by a process that was killed"
                     yield Litter("half-written file", path, why)
 
 
@@ -223,12 +219,11 @@ def _beside(repo: Repository, slug: str) -> list[Path]:
 
 def _lock_of(repo: Repository, folder: Path) -> ExclusiveLock | None:
     """The lock of a run or a measurement that works in a worktree; None if that is gone."""
-    if not folder.exists():
-        return None
-    if not folder.name.startswith(".") and not (folder / ".git").is_file():
-        return None  # half of its removal is done
     if folder.name.startswith("."):
-        return ExclusiveLock(repo.common_dir / "autopilot" / f"{folder.name}.lock")
+        lock = ExclusiveLock(repo.common_dir / "autopilot" / f"{folder.name}.lock")
+        return lock if folder.exists() else None
+    if not (folder / ".git").is_file():
+        return None  # or half of its removal is done
     git_dir = Path((folder / ".git").read_text().removeprefix("gitdir: ").strip())
     return ExclusiveLock(git_dir / PLACE_LOCK)
 
@@ -321,10 +316,10 @@ def _plan(repo: Repository, slug: str) -> Removal:
     layout = Layout(slug)
     tip = refs.read_ref(repo, layout.branch)
     branch = {layout.branch: tip} if tip and _is_of_run(repo, layout, tip) else {}
-    reviews = _exactly(repo, layout.review)
-    if _exactly(repo, layout.revert.branch) == {}:
-        # Else it is the review branch of an experiment of that name.
-        reviews |= _exactly(repo, layout.revert.review)
+    # If there is an experiment of that name, it is its own review branch.
+    revert = [layout.revert.review] * (refs.read_ref(repo, layout.revert.branch) is None)
+    named = (layout.review, *revert)
+    reviews = {name: oid for name in named if (oid := refs.read_ref(repo, name))}
     found = _directly_below(repo, layout.tags.rstrip("/"))
     tags, review = (
         {n: oid for n, oid in named.items() if _experiment_at(repo, oid) == slug}
@@ -370,11 +365,6 @@ def _experiment_at(repo: Repository, commit: str) -> str | None:
     with contextlib.suppress(RepositoryError):  # a tag of something else
         return trailer(read_commit(repo, commit).message, EXPERIMENT)
     return None
-
-
-def _exactly(repo: Repository, name: str) -> dict[str, str]:
-    oid = refs.read_ref(repo, name)
-    return {} if oid is None else {name: oid}
 
 
 def _directly_below(repo: Repository, folder: str) -> dict[str, str]:

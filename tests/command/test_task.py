@@ -109,6 +109,13 @@ def test_everything_stands_in_the_manifest(bench: Bench) -> None:
     assert resumed.code == 0, resumed
     assert place.verdicts("bench-1") == ["baseline", "rejected", "rejected"]
     assert replayed.code == 0 and "3 epochs came out as recorded" in replayed.out, replayed
+    # What a note, perhaps of somebody else's, makes it run stands before what came of it.
+    table = replayed.out.index("\nepoch ")
+    assert all(
+        -1 < replayed.out.find(f"runs --{name.replace('_', '-')}: {options[name]}\n") < table
+        for name in ("setup", "guard", "eval", "test_eval")
+        if name in options
+    ), replayed
     assert differs.code == 1 and "$NEEDED has another value here" in differs.out, differs
     # Once in each worktree: of the run, of the resumed run, and of each replay.
     assert _count(home / "setups") == 4

@@ -139,7 +139,8 @@ def test_a_merge_that_goes_on_is_not_taken_in(repository, top):
         with pytest.raises(ParameterError, match=r"rules/a\.txt is conflicted"):
             check_clean(repository, scopes, include_dirty=True)
     run_git(["add", "rules"], cwd=top)
-    check_clean(repository, scopes, include_dirty=True)
+    for each in (scopes, [scope_of(repository, PathParameter(top))]):
+        check_clean(repository, each, include_dirty=True)
 
 
 def test_a_heading_is_no_conflict(repository, top):

@@ -21,6 +21,7 @@ VERSION = 2
 LAST_EPOCH = 9_999_999
 _NANOSECONDS = re.compile("[0-9]{1,20}")
 TASK = "autopilot.command.task:task"  # the target of a run without Python
+_COMMANDS = ("setup", "guard", "train_eval", "eval", "val_eval", "test_eval")
 # Between the names of strategies that were used together: "prune + add word".
 TOGETHER = " + "
 EpochOutcome = Literal[
@@ -105,6 +106,12 @@ class Manifest(Record):
         """Its target; of a run without Python, the command that measures; "" for library use."""
         command = self.hparams.get("eval") or self.hparams.get("val_eval")
         return str(command) if command and self.target == TASK else self.target
+
+    @property
+    def commands(self) -> list[str]:
+        """The shell's commands that a run without Python measures with, as a person reads them."""
+        given = {name: self.hparams.get(name) for name in _COMMANDS if self.target == TASK}
+        return [f"runs --{name.replace('_', '-')}: {each}" for name, each in given.items() if each]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
