@@ -22,8 +22,9 @@ from autopilot.command.options import TaskOptions
 from autopilot.core.failures import never_measured, reason
 from autopilot.core.figures import changed_settings, progressed, test_gain
 from autopilot.core.people import PAUSED
+from autopilot.core.records.index import Judged
 from autopilot.core.records.message import one_line
-from autopilot.core.records.record import TASK, MetricsRecord, TraceRecord
+from autopilot.core.records.record import TASK, TraceRecord
 from autopilot.core.rules import ALL_BLOCKED
 from autopilot.core.types import Datum, Result
 from autopilot.engine.beside import Beside, Prepare, resuming, run_command, start_or_resume
@@ -280,9 +281,11 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
         output.line(f"values: {changes}")
     _tell_unmeasured(output, session)
     output.lines(f"note: {remark}" for remark in session.remarks)
+    judged = [*session.trainer.experiment.epochs][1:]
     for verdict in ("kept", "rejected"):
-        tried = Counter(_tried(r) for r in epochs if r.verdict == verdict)
-        if tried.keys() - {"unnamed", "unchanged", "failed"}:
+        every = [each for each in judged if each.is_kept == (verdict == "kept")]
+        if any(each.strategy for each in every):
+            tried = Counter(_tried(session, each) for each in every)
             listed = ", ".join(f"{name} ({n}x)" if n > 1 else name for name, n in tried.items())
             output.line(f"{verdict}: {listed}")
     blocked = session.trainer.experiment.memory.blocked()
@@ -342,9 +345,11 @@ def _tell_spending(output: Output, session: Session) -> None:
         output.lines([f"models: {ledger.total().render()}", *roles[len(roles) == 1 :]])
 
 
-def _tried(record: MetricsRecord) -> str:
-    without = record.outcome if record.outcome in ("unchanged", "failed") else "unnamed"
-    return one_line(record.strategy) or without
+def _tried(session: Session, judged: Judged) -> str:
+    if strategy := one_line(judged.strategy):
+        return strategy
+    outcome = session.trainer.experiment.record_of(judged.number).outcome
+    return outcome if outcome in ("unchanged", "failed") else "unnamed"
 
 
 def _document(session: Session, result: Result) -> dict[str, Any]:
