@@ -178,3 +178,17 @@ def test_of_three_processes_one_creates_a_ref(repository: Repository, other: str
     lines = [line for _ in range(3) for line in iter(lambda: made.get(timeout=60), "")]
     assert dict(line.split() for line in lines) == refs.list_refs(repository, "refs/lab")
     assert len(lines) == 500
+
+
+def test_a_folder_that_goes_meanwhile_is_made_once_more(tmp_path) -> None:
+    file = tmp_path / "notes" / "traces"
+
+    def write() -> None:
+        try:
+            file.write_text("id")
+        except FileNotFoundError:
+            file.parent.mkdir()
+            raise
+
+    refs.when_unlocked(write)
+    assert file.read_text() == "id"
