@@ -8,7 +8,9 @@ import os
 import re
 import shlex
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from autopilot.git.commands import for_git, run_git
 from autopilot.git.locks import one_at_a_time
@@ -21,6 +23,7 @@ _LOOSE_NAME = re.compile(r"[0-9a-f]{38}")
 _PACKING = ("-c", "pack.window=30", "-c", "pack.windowMemory=64m")
 _PACK_LISTED = ("pack-objects", "--quiet", "--non-empty")
 _LOOSE_AT_MOST = 6700  # git's own default
+_PAUSE_S, _PRUNE_AT_MOST_S = 0.05, 600.0
 
 
 def maintain(repo: Repository, *, only_loose: bool = False) -> bool:
@@ -84,6 +87,17 @@ def start_packing(repo: Repository, before: int = 0) -> int:
             setsid=True,
         )
     return 0
+
+
+def wait_for_prune(repo: Repository) -> None:
+    """Waits while the user's `git gc --prune=now` runs: it deletes what no ref has yet."""
+    deadline_s = time.monotonic() + _PRUNE_AT_MOST_S
+    with contextlib.suppress(OSError):
+        while time.monotonic() < deadline_s:
+            pid, _, _host = (repo.common_dir / "gc.pid").read_text(errors="replace").partition(" ")
+            if b"prune" not in Path("/proc", pid, "cmdline").read_bytes():
+                break
+            time.sleep(_PAUSE_S)
 
 
 def count_loose(repo: Repository) -> int:

@@ -24,6 +24,7 @@ from autopilot.git import commits, objects, refs
 from autopilot.git.commits import is_ancestor
 from autopilot.git.locks import ExclusiveLock, clear_stale_locks
 from autopilot.git.objects import Entry
+from autopilot.git.packing import wait_for_prune
 from autopilot.git.refs import refuse_checked_out
 from autopilot.git.repository import Repository
 from autopilot.tracking.checkout import Checkout, drop_bytecode, half_written, keep_snapshot
@@ -178,6 +179,7 @@ class GitStore(Store):
         return self._tip or refs.read_ref(self.repo, self.layout.branch) or ""
 
     def state(self) -> str:
+        wait_for_prune(self.repo)
         present = self.files.present(write=True)
         changes = edits(self.files.entries(self._tip_tree), present)
         # The files that git would check out are evaluated: with its line ends and filters.
@@ -192,6 +194,7 @@ class GitStore(Store):
         return self._append(state, message, records, self._staged[1])
 
     def rollback(self, revision: str, message: str) -> str:
+        wait_for_prune(self.repo)
         tree = objects.tree_of(self.repo, revision)
         wanted = self.files.entries(tree)
         appended = self._append(tree, message, (), wanted)
@@ -236,6 +239,7 @@ class GitStore(Store):
     # --- records and tags ----------------------------------------------------------------------
 
     def annotate(self, revision: str, records: Sequence[Record]) -> None:
+        wait_for_prune(self.repo)
         self.journal.write(revision, records)
 
     def records(self, kind: type[R]) -> list[tuple[str, R]]:

@@ -6,6 +6,8 @@ import contextlib
 import itertools
 import os
 import shutil
+import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,10 @@ from autopilot.git import objects, packing
 from autopilot.git.commands import CommandResult, run_git
 from autopilot.git.commits import commit, first_parent_log
 from autopilot.git.locks import one_at_a_time
-from autopilot.git.packing import count_loose, maintain, start_packing
+from autopilot.git.packing import count_loose, maintain, start_packing, wait_for_prune
 from autopilot.git.refs import create_ref, update_ref
 from autopilot.git.repository import Repository
+from tests.waiting import wait_for
 
 
 def grow(repo: Repository, count: int) -> str:
@@ -132,3 +135,26 @@ def in_the_sample() -> Iterator[bytes]:
     """Contents whose objects are in the folder that is counted."""
     contents = (b"%d" % number for number in itertools.count())
     return (each for each in contents if str(pygit2.hash(each)).startswith("17"))
+
+
+def test_a_prune_of_the_users_is_waited_for(repository: Repository) -> None:
+    lock, pid = (repository.common_dir / each for each in ("packed-refs.lock", "gc.pid"))
+
+    def waits(*arguments: str) -> bool:
+        """Whether something waits while git does, and both go on."""
+        lock.touch()
+        command = ["git", "-c", "core.packedRefsTimeout=-1", "gc", "--quiet", *arguments]
+        with subprocess.Popen(command, cwd=repository.workdir) as gc:
+            wait_for(pid.exists)
+            waiting = threading.Thread(target=wait_for_prune, args=(repository,))
+            waiting.start()
+            waiting.join(0.3)
+            found = waiting.is_alive()
+            lock.unlink()
+            waiting.join()
+        assert gc.returncode == 0
+        return found
+
+    wait_for_prune(repository)
+    assert waits("--prune=now")
+    assert not waits()
