@@ -14,6 +14,7 @@ from typing import Any
 
 from autopilot.core.figures import signed
 from autopilot.core.memory import Memory
+from autopilot.core.records.learnt import Learnt
 from autopilot.core.records.message import epoch_number
 from autopilot.core.records.record import Lesson, LlmRecord, StepRecord, TraceRecord
 from autopilot.core.types import Cost
@@ -218,14 +219,14 @@ def _epochs(
     places = {text: place for place, text in enumerate(texts)}
     measured = {epoch.number: epoch.measured for epoch in notebook.epochs}
     rules = block_after_by_epoch(notebook)
-    val, memory = results.get("val", Results("val")), Memory(rules[0])
+    val, counts = results.get("val", Results("val")), Learnt(rules[0])
     before: int | None = None
+    bare: dict[str, Any] = {}
     for epoch in notebook.epochs:
         number = epoch.number
-        for lesson in learnt[number]:
-            memory.learn(lesson)
+        counts.take(learnt[number])
         if number in rules:
-            memory.reconsider(rules[number])
+            counts = Learnt(rules[number]).take(x for x in lessons if x.epoch <= number)
         changes = Changes()
         if epoch.steps and number in detailed and number:
             old, new = line[epoch.steps[0]].parents[0], line[epoch.steps[-1]].tree
@@ -254,10 +255,15 @@ def _epochs(
             _cost(epoch.record.cost),
             line[epoch.commit].time_s,
         ]
+        # Of those without details, which are many, most are as the one before.
+        if number not in detailed and bare.get("blocked") == counts.blocked:
+            before = epoch.record.best_epoch
+            yield row, bare
+            continue
         detail = {
             "steps": [_step(commit, record) for commit, record in own],
             "lessons": list(map(_lesson, learnt[number])) if number in detailed else [],
-            "blocked": memory.blocked(),
+            "blocked": dict(counts.blocked),
             "measured": known,
             "counts": val.counts(known),
             "failures": val.failures.get(known, ()),
@@ -267,6 +273,7 @@ def _epochs(
             "broken_count": len(broken),
             "changes": changes,
         }
+        bare = bare if number in detailed else detail
         yield row, detail
         before = epoch.record.best_epoch
 

@@ -252,8 +252,9 @@ def patches(pool: DiffPool) -> dict[str, Any]:
 def packed(rows: Iterable[Any]) -> dict[str, Any]:
     """Rows in deflated parts, as base64, with the number of each part's first row."""
     starts, parts, group, size, count = [0], [], list[str](), 0, 0
+    text, last = "", None
     for row in rows:
-        text = dumped(row)
+        text, last = text if row is last else dumped(row), row
         if group and size + len(text) > _PART_CHARACTERS:
             parts.append(_deflated(group))
             starts.append(count)

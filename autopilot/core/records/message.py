@@ -214,7 +214,7 @@ def trailer(message: str, name: str) -> str | None:
     >>> trailer("a subject\\n\\nAutopilot-Epoch: 3\\nAutopilot-Epoch: 7\\n\\nThanks!", EPOCH)
     '3'
     """
-    return next(_blocks(message), {}).get(name)
+    return next(_blocks(message), {}).get(name) if name in message else None
 
 
 def trailer_number(message: str, name: str) -> int | None:
