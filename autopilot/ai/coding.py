@@ -62,11 +62,7 @@ class CommandAgent(Agent):
     _by_hand: ClassVar[str] = "run it by hand in the same folder"
 
     def __init__(
-        self,
-        command: Sequence[str],
-        *,
-        timeout_s: float = 900.0,
-        rate: RateLimit | None = None,
+        self, command: Sequence[str], *, timeout_s: float = 900.0, rate: RateLimit | None = None
     ) -> None:
         if isinstance(command, str) or not command:
             raise ValueError(f"command is a list of the program and its arguments, not {command!r}")
@@ -89,8 +85,7 @@ class CommandAgent(Agent):
             raise AgentNotFoundError(f"the shell says: {finished.tail()}", hint=hint)
         if finished.code != 0:
             raise AgentError(
-                f"{called(self.command)} {finished.end}: {finished.tail()}",
-                hint=self._by_hand,
+                f"{called(self.command)} {finished.end}: {finished.tail()}", hint=self._by_hand
             )
         return AgentResult(output=finished.stdout.strip(), seconds=finished.seconds)
 

@@ -83,10 +83,7 @@ def generate(
 
 
 def resume_generate(
-    context: Context,
-    dataset: Folder,
-    *,
-    limits: Annotated[Options, *_LIMITS],
+    context: Context, dataset: Folder, *, limits: Annotated[Options, *_LIMITS]
 ) -> int:
     """Go on with a dataset, exactly where it was.
 
@@ -175,12 +172,7 @@ def judge(
     return _resumable(context, "judge", out, origin, Judge, work)
 
 
-def resume_judge(
-    context: Context,
-    file: Verdicts,
-    *,
-    limits: Annotated[Options, *_LIMITS],
-) -> int:
+def resume_judge(context: Context, file: Verdicts, *, limits: Annotated[Options, *_LIMITS]) -> int:
     """Judge the items that have no verdict yet.
 
     Nothing is paid twice; items that could not be judged are tried again, and lines that were added

@@ -42,13 +42,7 @@ class Way:
         return "no-ff" if self.no_ff else "ff-only" if self.ff_only else "squash"
 
 
-def plan(
-    context: Context,
-    name: Name = None,
-    epoch: EpochOrOption = "best",
-    *,
-    way: Way,
-) -> int:
+def plan(context: Context, name: Name = None, epoch: EpochOrOption = "best", *, way: Way) -> int:
     """Show what a promotion would change, and its gates.
 
     The files and the score; whether the policy kept the epoch, it was not rejected by hand, it

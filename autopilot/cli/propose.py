@@ -204,7 +204,7 @@ def list_(context: Context) -> None:
                 "detail": s.detail,
             }
             for s in found
-        ],
+        ]
     )
     if not found:
         output.line("no proposals yet")

@@ -9,14 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autopilot.command.reading import (
-    Printed,
-    check_regex,
-    cut,
-    last_lines,
-    read_junit,
-    read_output,
-)
+from autopilot.command.reading import Printed, check_regex, cut, last_lines, read_junit, read_output
 from autopilot.command.shell import Ran, TrackedFiles, repository_here, run_shell
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.parameter import PathParameter

@@ -46,11 +46,7 @@ class SplitMetrics:
     """
 
     def __init__(
-        self,
-        module: AutoPilotModule,
-        *,
-        keep_items: bool,
-        known: Mapping[str, float] | None = None,
+        self, module: AutoPilotModule, *, keep_items: bool, known: Mapping[str, float] | None = None
     ) -> None:
         self._keep_items, self._known = keep_items, known
         self.means = ItemMean()

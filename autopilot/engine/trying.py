@@ -251,8 +251,7 @@ class TryPlace:
             where = f": its worktree is gone (autopilot try start -e {self.slug} makes it again)"
         only = f"; {beside[0]} is no parameter" if beside else ""
         return ExperimentError(
-            f"nothing to try: {', '.join(self.what)} is as in {best}{where}{only}",
-            hint=_HOW,
+            f"nothing to try: {', '.join(self.what)} is as in {best}{where}{only}", hint=_HOW
         )
 
     def check_decided(self) -> None:

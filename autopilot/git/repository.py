@@ -14,12 +14,7 @@ from pathlib import Path
 import pygit2
 from pygit2.enums import ObjectType
 
-from autopilot.errors import (
-    AutopilotError,
-    RepositoryError,
-    UnsupportedRepositoryError,
-    remedy,
-)
+from autopilot.errors import AutopilotError, RepositoryError, UnsupportedRepositoryError, remedy
 from autopilot.git.commands import CommandResult, Seen, last_line, run_git, variable
 
 _CACHED_TREE_BYTES = 16_384

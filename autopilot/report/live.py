@@ -16,13 +16,7 @@ from typing import Any
 
 from autopilot.core.records.index import Judged
 from autopilot.core.records.message import one_line
-from autopilot.core.records.record import (
-    LlmRecord,
-    MetricsRecord,
-    ProgressNote,
-    Record,
-    names_in,
-)
+from autopilot.core.records.record import LlmRecord, MetricsRecord, ProgressNote, Record, names_in
 from autopilot.core.types import Cost, datum_from_json
 from autopilot.git.commands import looking
 from autopilot.git.repository import Repository

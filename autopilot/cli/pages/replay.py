@@ -158,10 +158,7 @@ def cases(
 
 
 def document(
-    replay: Replay,
-    differences: Sequence[Difference],
-    judged: Sequence[EpochReplay],
-    seconds: float,
+    replay: Replay, differences: Sequence[Difference], judged: Sequence[EpochReplay], seconds: float
 ) -> dict[str, Any]:
     """A replay as JSON."""
     settings = replay.settings
