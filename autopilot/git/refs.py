@@ -277,8 +277,7 @@ def find_branch(repo: Repository, name: str) -> Branch | None:
     """
     short = name.removeprefix(BRANCHES).removeprefix(_REMOTES)
     for ref in (BRANCHES + short, _REMOTES + short, f"{_REMOTES}origin/{short}"):
-        tip = read_ref(repo, ref)
-        if tip is not None:
+        if tip := read_ref(repo, ref):
             return Branch(ref.removeprefix(BRANCHES).removeprefix(_REMOTES), ref, tip)
     for ref, tip in list_refs(repo, _REMOTES).items():
         if ref.removeprefix(_REMOTES).partition("/")[2] == short:
@@ -306,8 +305,7 @@ def checked_out_at(repo: Repository, branch: str) -> Path | None:
 
 def refuse_checked_out(repo: Repository, branch: str, hint: str) -> None:
     """Raises a RepositoryError if a branch is checked out in some worktree."""
-    place = checked_out_at(repo, branch)
-    if place is not None:
+    if place := checked_out_at(repo, branch):
         name = branch.removeprefix(BRANCHES)
         raise RepositoryError(f"the branch {name} is checked out in {place}", hint=hint)
 
@@ -336,8 +334,7 @@ def obstacle(repo: Repository, branch: str, tree: str) -> tuple[str, str] | None
     if names:
         reason = f"{name} is checked out in {place} with uncommitted changes ({some(names, 1)})"
         return reason, "commit them, or `git stash` them, there"
-    lost = _in_the_way(there, tree)
-    if lost:
+    if lost := _in_the_way(there, tree):
         reason = f"{lost} in {place} is not tracked by git, and would be overwritten"
         return reason, "move it away, or commit it"
     return None
