@@ -346,10 +346,8 @@ def _tell_spending(output: Output, session: Session) -> None:
 
 
 def _tried(session: Session, judged: Judged) -> str:
-    if strategy := one_line(judged.strategy):
-        return strategy
-    outcome = session.trainer.experiment.record_of(judged.number).outcome
-    return outcome if outcome in ("unchanged", "failed") else "unnamed"
+    known = judged.strategy or session.trainer.experiment.record_of(judged.number).outcome
+    return one_line(known if judged.strategy or known in ("unchanged", "failed") else "unnamed")
 
 
 def _document(session: Session, result: Result) -> dict[str, Any]:

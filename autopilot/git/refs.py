@@ -82,15 +82,14 @@ def names_in(repo: Repository, folder: str) -> set[str]:
 
 
 def when_unlocked(write: Callable[[], object]) -> None:
-    """Writes a ref; waits a little, as git does, while another process is writing it."""
+    """Writes a ref; waits a little while another process writes it, or packs its folder."""
     deadline_s = time.monotonic() + _LOCK_WAIT_S
     while True:
         try:
             write()
             return
         except (pygit2.GitError, OSError) as error:
-            # `git pack-refs` removes folders that have become empty, one just made as well.
-            is_passing = _is_locked(error) or "No such file or directory" in str(error)
+            is_passing = _is_locked(error) or "No such file" in str(error)
             if not is_passing or time.monotonic() > deadline_s:
                 raise
         time.sleep(0.002)
@@ -180,10 +179,8 @@ def _not_written(name: str, error: Exception) -> RepositoryError:
 
 
 def _is_locked(error: Exception) -> bool:
-    reason = str(error)
-    return "failed to lock file" in reason or (
-        "failed to create locked file" in reason and "File exists" in reason
-    )
+    locked = "failed to lock file|failed to create locked file.*File exists"
+    return re.search(locked, str(error), re.DOTALL) is not None
 
 
 def log_line(text: str) -> str:
