@@ -268,7 +268,7 @@ class Measurer:
 def workspace_at(
     user: Repository, repo: Repository, directory: str, commit: str, links: Iterable[str]
 ) -> Workspace:
-    """A commit's checkout as a run has it, and the ignored paths it needs; raises as `link_into`."""
+    """A commit's checkout as a run has it, with the ignored paths; raises as `link_into`."""
     workspace = Workspace(user, repo, directory)
     made = tuple(link_into(workspace, user.workdir / directory, commit, link) for link in links)
     workspace.folder.mkdir(parents=True, exist_ok=True)
