@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
+import pygit2
 import pytest
+from pygit2.enums import DiffOption
 
 from autopilot.core.records.message import start_message
 from autopilot.core.records.record import Manifest
@@ -51,7 +53,8 @@ def make_checkout(top: Path, files: Mapping[str, str] | None = None, message: st
 def copy_checkout(made: Path, top: Path) -> Path:
     """Copies a checkout; its index knows the files that it has now."""
     shutil.copytree(made, top, symlinks=True, dirs_exist_ok=True)
-    run_git(["update-index", "-q", "--refresh"], cwd=top)
+    # As `git update-index --refresh`, without a process.
+    pygit2.Repository(str(top)).index.diff_to_workdir(DiffOption.UPDATE_INDEX)
     return top
 
 

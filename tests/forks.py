@@ -226,6 +226,7 @@ def _become(asked: Mapping[str, Any]) -> None:
     os.environ.update(asked["env"])
     os.chdir(asked["cwd"])
     _look_for_configuration()
+    _search(os.environ)
     sys.argv = ["autopilot", *asked["argv"]]
     subprocess.Popen = _Popen  # type: ignore[misc]
     from autopilot.cli.main import main as command_line
@@ -239,7 +240,13 @@ def _become(asked: Mapping[str, Any]) -> None:
         supervisor._leave(ended.code if isinstance(ended.code, int) else 0)
 
 
-_PATH, _KEPT = [*sys.path], ("PYTHONPATH", "PYTHONHOME")
+_PATH = [*sys.path]
+
+
+def _search(env: Mapping[str, str]) -> None:
+    """What can be imported, as an interpreter that begins in this folder has it."""
+    given = filter(None, env.get("PYTHONPATH", "").split(os.pathsep))
+    sys.path[:] = dict.fromkeys([*map(os.path.abspath, given), *_PATH])
 
 
 class _Popen(subprocess.Popen):
@@ -248,9 +255,8 @@ class _Popen(subprocess.Popen):
     def _execute_child(self, args: Any, *given: Any) -> None:
         _, _, _, _, cwd, env, _, _, _, stdin, _, _, stdout, *_ = given
         is_worker = [*args][1:] == ["-P", "-m", "autopilot.proof.worker"]
-        same = is_worker and all(env.get(name) == os.environ.get(name) for name in _KEPT)
         # `replay` waits in its main thread; a third one may be in the middle of a call of git's.
-        if not same or threading.active_count() > 2:
+        if not is_worker or threading.active_count() > 2:
             super()._execute_child(args, *given)  # type: ignore[misc]
             return
         sys.audit("subprocess.Popen", args[0], args, cwd, env)
@@ -279,7 +285,7 @@ def _measure(cwd: Path, env: Mapping[str, str], stdin: int, stdout: int) -> NoRe
         os.environ.clear()
         os.environ.update(env)
         os.chdir(cwd)
-        sys.path[:] = _PATH
+        _search(env)
         random.seed()
         from autopilot import audit
         from autopilot.engine import supervisor

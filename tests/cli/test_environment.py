@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from checkouts import make_checkout
+from forks import fork
 
 from tests.cli.conftest import ROOT
 
@@ -113,10 +114,10 @@ def tune(place: Place, measure: str, helpers: str = "") -> None:
     place.commit()
 
 
-def run(place: Place, *options: str, **environment: str) -> Done:
-    return place.autopilot(
-        "run", "tune.py", "-e", "t", "--max-epochs", "2", *options, **environment
-    )
+def run(place: Place, *options: str, name: str = "t", **environment: str) -> Done:
+    """A run of two epochs; it is forked, also with a PYTHONPATH."""
+    words = ("run", "tune.py", "-e", name, "--max-epochs", "2", *options)
+    return place.finish(fork(words, cwd=place.top, env=os.environ | environment))
 
 
 def run_by(python: str, place: Place, *command: str, **environment: str) -> Done:
@@ -466,9 +467,7 @@ def said(output):
     if done.code:
         assert done.hint == f"  hint: {told}", done
         place.git("status", "--porcelain")
-    done = place.autopilot(
-        *("run", "tune.py", "-e", "u", "--max-epochs", "2", "--link", link), PYTHONPATH="src"
-    )
+    done = run(place, "--link", link, name="u", PYTHONPATH="src")
     assert done.code == 0 and "0.000 -> 1.000" in done.out and "--link" not in done.out, done
     assert place.git("status", "--porcelain") == ""
 
