@@ -183,9 +183,9 @@ def stale_locks(repo: Repository, prefixes: Sequence[str]) -> Iterator[Path]:
     """
     for place in (repo.common_dir / prefix for prefix in prefixes):
         # Not by rglob: a folder may have a tag for each of ten thousand epochs.
-        names = (os.path.join(at, name) for at, _, names in os.walk(place) for name in names)
-        locks = (f"{place}.lock", *sorted(name for name in names if name.endswith(".lock")))
-        yield from (lock for lock in map(Path, locks) if lock.is_file())
+        below = ((at, name) for at, _, names in os.walk(place) for name in names)
+        locks = sorted(Path(at, name) for at, name in below if name.endswith(".lock"))
+        yield from (lock for lock in (Path(f"{place}.lock"), *locks) if lock.is_file())
     packed = repo.common_dir / "packed-refs.lock"
     with contextlib.suppress(FileNotFoundError):
         age_s = time.time() - packed.lstat().st_mtime

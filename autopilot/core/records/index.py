@@ -291,16 +291,15 @@ class Index:
         Raises:
             ValueError, TypeError, LookupError: it is a file of another form.
         """
-        checksum, _, body = content.partition(b"\n")
-        if checksum != b"%08x" % zlib.crc32(body):
+        end = content.find(b"\n", 9)
+        if content[:9] != b"%08x\n" % zlib.crc32(memoryview(content)[9:]):
             return None
-        end = body.find(b"\n")
-        head = json.loads(body[:end])
+        head = json.loads(content[9:end])
         if head["v"] != _VERSION:
             return None
         made, rows = cls(**{name: head[name] for name in _PLAIN}), list[bytes]()
         for size in head["sizes"]:
-            rows.append(body[end + 1 : (end := end + size) + 1])
+            rows.append(content[end + 1 : (end := end + size) + 1])
         made.outcomes, made.kept = Counter(made.outcomes), int(head["kept"], 16)
         made.spent = {role: Spent(*spent) for role, spent in head["spent"].items()}
         made.epochs, made.lessons, made.calls = _EPOCHS(rows[0]), _LESSONS(rows[1]), _CALLS(rows[2])
