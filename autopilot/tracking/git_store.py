@@ -41,6 +41,8 @@ from autopilot.tracking.parameters import (
     edits,
 )
 
+_REOPEN_AFTER = 200
+
 
 class GitStore(Store):
     """An experiment in a git repository.
@@ -77,6 +79,7 @@ class GitStore(Store):
         self.files = ParameterFiles(self.repo)
         self._tip = ""
         self._tip_tree = ""
+        self._cleared = 0
         self._seen: dict[str, Entry] = {}
         self._staged: tuple[str, dict[str, Entry]] = ("", {})
         self.progress_file = ProgressFile(self.layout.progress(self.repo))
@@ -305,6 +308,10 @@ class GitStore(Store):
 
     def clear_progress(self) -> None:
         self.progress_file.clear()
+        self._cleared += 1
+        if self._cleared % _REOPEN_AFTER == 0:
+            # Opens its packs anew: those that are gone, and what each caches, would stay for good.
+            self.repo.pygit.free()
 
     def hear(self) -> Sequence[Event]:
         return take_in(self.repo, self.journal) if self._lock.held else ()

@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path
 
+import pygit2
 import pytest
 
 from autopilot.core.parameter import Parameter, PathParameter
@@ -307,6 +308,20 @@ def test_progress_after_a_line_that_a_kill_cut_short_is_not_lost(top, store):
     again.note_progress(ProgressNote(epoch=1, stepping=1))
     assert [(p.batch, p.stepping) for p in again.progress()] == [(0, 0), (1, 0), (0, 1)]
     again.close()
+
+
+def test_a_long_run_lets_go_of_the_packs_that_it_read(top, store):
+    git(top, "repack", "-adq")
+    before = pygit2.settings.cached_memory[0]
+    store.diff(store.tip, store.start)
+    open_packs = pygit2.settings.cached_memory[0]
+    for _ in range(200):
+        store.clear_progress()
+    assert pygit2.settings.cached_memory[0] <= before < open_packs
+    assert store.progress() == []
+    assert [each.id for each in store.log()] == [store.tip]
+    store.tag(0, store.tip, "baseline\n")
+    assert store.tags() == {0: store.tip}
 
 
 def test_a_name_that_was_used_before_is_refused(top, store):
