@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 from autopilot.core.parameter import Parameter
@@ -79,7 +80,7 @@ class GitStore(Store):
         self.files = ParameterFiles(self.repo)
         self._tip = ""
         self._tip_tree = ""
-        self._cleared = 0
+        self._cleared = count(1)
         self._seen: dict[str, Entry] = {}
         self._staged: tuple[str, dict[str, Entry]] = ("", {})
         self.progress_file = ProgressFile(self.layout.progress(self.repo))
@@ -308,8 +309,7 @@ class GitStore(Store):
 
     def clear_progress(self) -> None:
         self.progress_file.clear()
-        self._cleared += 1
-        if self._cleared % _REOPEN_AFTER == 0:
+        if not next(self._cleared) % _REOPEN_AFTER:
             # Opens its packs anew: those that are gone, and what each caches, would stay for good.
             self.repo.pygit.free()
 

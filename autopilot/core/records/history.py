@@ -55,7 +55,7 @@ class History:
         """Starts over from the facts that are known of all epochs."""
         self.epochs, self.kept = index.epochs.copy(), index.kept
         self.inputs, self.most_evaluations = dict(index.inputs), index.most_evaluations
-        self._earlier, self._measured = index.epochs, dict[str, Judged]()
+        self._earlier, self._measured = index.epochs, dict[str, int]()
         self._near: OrderedDict[int, list[MetricsRecord]] = OrderedDict()
         self.noise: Noise | None = self.history[0].noise if self.epochs else None
 
@@ -70,15 +70,15 @@ class History:
         self.epochs.append(judged)
         self.kept |= judged.is_kept << judged.number
         self.most_evaluations = max(self.most_evaluations, judged.counted)
-        known = self.measured(judged.tree)
-        self._measured[judged.tree] = _standing(known, judged)
+        if _standing(self.measured(judged.tree), judged) is judged:
+            self._measured[judged.tree] = len(self.epochs) - 1
 
     def measured(self, tree: str) -> Judged | None:
         """The epoch whose measurement of a state stands; None where there is none."""
-        if tree not in self._measured:
-            found = (judged for judged in self._earlier.with_text(tree) if judged.tree == tree)
-            return reduce(_standing, found, None)
-        return self._measured[tree]
+        if tree in self._measured:
+            return self.epochs[self._measured[tree]]
+        found = (judged for judged in self._earlier.with_text(tree) if judged.tree == tree)
+        return reduce(_standing, found, None)
 
     def _keep(self, epoch: int, records: list[MetricsRecord]) -> list[MetricsRecord]:
         # Those that were used last; the baseline and the best one are, in every epoch.
