@@ -89,7 +89,7 @@ def calls(place: Place) -> str:
 
 def wait_for(condition: Callable[[], object], what: str = "") -> None:
     """Waits until something holds, which is soon; `what` is for the error."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.01)

@@ -137,6 +137,7 @@ def in_the_sample() -> Iterator[bytes]:
     return (each for each in contents if str(pygit2.hash(each)).startswith("17"))
 
 
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="reads /proc")
 def test_a_prune_of_the_users_is_waited_for(repository: Repository) -> None:
     lock, pid = (repository.common_dir / each for each in ("packed-refs.lock", "gc.pid"))
 
