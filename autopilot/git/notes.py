@@ -69,12 +69,6 @@ class Notes:
         with translated(f"cannot open {self.ref}"):
             yield from _walk(self.repo.pygit[tip].peel(pygit2.Tree), "") if tip else ()
 
-    def items(self) -> Iterator[tuple[str, bytes]]:
-        """All notes with the ids of what they annotate; a second copy of a note is an item too."""
-        for _, notes in self.folders():
-            for annotated, oid in notes:
-                yield annotated, objects.read_blob(self.repo, oid)
-
     def write(self, changes: Mapping[str, Edit], message: str) -> None:
         """Changes some notes in one notes commit.
 

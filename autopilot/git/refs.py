@@ -193,13 +193,12 @@ def _short(name: str) -> str:
 
 
 def delete_refs(repo: Repository, expected: Mapping[str, str], *, check: bool = False) -> None:
-    """Deletes all of some refs, or none if one of them is not where it is expected. Starts git.
+    """Deletes all of some refs, or raises a GitCommandError if one was moved or is locked.
+
+    Starts git.
 
     Args:
         check: Only makes sure that they can be deleted.
-
-    Raises:
-        GitCommandError: one was moved meanwhile, or is locked.
     """
     lines = "".join(f"delete {name}\0{oid}\0" for name, oid in expected.items())
     lines = f"start\0{lines}prepare\0abort\0" if check else lines
@@ -338,8 +337,7 @@ def obstacle(repo: Repository, branch: str, tree: str) -> tuple[str, str] | None
 
 
 def advance(repo: Repository, branch: str, new: str, expected: str, log: str) -> Path | None:
-    """Moves a branch forward if it is where it is expected; where it is checked out, its index
-    and files come along.
+    """Moves a branch forward, with its index and files where it is checked out.
 
     Only files that the move changes are written, and nothing that is not committed is lost. Returns
     the worktree whose files were updated; None if it is not checked out.

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from autopilot.core.records.record import Event, ProgressNote
 from autopilot.errors import RecordError
 from autopilot.git.notes import Notes
+from autopilot.git.objects import read_blob
 from autopilot.git.refs import read_ref, update_ref
 from autopilot.git.repository import Repository
 from autopilot.tracking.integrity import Integrity
@@ -97,8 +98,9 @@ def note_lines(repo: Repository) -> list[tuple[str, str, int, bytes]]:
     return [
         (kind, commit, number, line)
         for kind in KINDS
-        for commit, content in Notes(repo, Layout("a").notes(kind)).items()
-        for number, line in enumerate(content.splitlines(), 1)
+        for _, notes in Notes(repo, Layout("a").notes(kind)).folders()
+        for commit, oid in notes
+        for number, line in enumerate(read_blob(repo, oid).splitlines(), 1)
     ]
 
 

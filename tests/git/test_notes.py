@@ -32,6 +32,12 @@ def fake_id(number: int) -> str:
     return hashlib.sha1(b"%d" % number, usedforsecurity=False).hexdigest()
 
 
+def items(notes: Notes) -> list[tuple[str, bytes]]:
+    """All notes with the ids of what they annotate; a second copy of a note is an item too."""
+    found = (note for _, folder in notes.folders() for note in folder)
+    return [(annotated, objects.read_blob(notes.repo, oid)) for annotated, oid in found]
+
+
 def adding(line: bytes) -> Callable[[bytes | None], bytes]:
     return lambda old: (old or b"") + line
 
@@ -49,7 +55,7 @@ def plant(repo: Repository, places: dict[str, bytes]) -> None:
 def test_git_reads_what_is_written_and_the_reverse(repository: Repository) -> None:
     head, notes = repository.head_commit(), Notes(repository, REF)
     assert notes.read(head) is None
-    assert list(notes.items()) == []
+    assert list(items(notes)) == []
     notes.write({head: lambda old: b'{"v": 1}\n' if old is None else old}, "metrics of epoch 0")
     assert git(repository, "notes", f"--ref={REF}", "show") == b'{"v": 1}\n'
     assert b'{"v": 1}' in git(repository, "log", "--notes=lab/*/metrics", "-1")
@@ -76,7 +82,7 @@ def test_a_note_is_found_at_any_fan_out(repository: Repository, cuts: tuple[int,
     plant(repository, {at(annotated): b"one\n", at(other): b"two\n", "keep/me": b"x"})
     notes = Notes(repository, REF)
     assert notes.read(annotated) == b"one\n"
-    assert dict(notes.items()) == {annotated: b"one\n", other: b"two\n"}
+    assert dict(items(notes)) == {annotated: b"one\n", other: b"two\n"}
     notes.write({annotated: adding(b"more\n")}, "m")
     tip = refs.read_ref(repository, REF)
     assert tip is not None
@@ -91,7 +97,7 @@ def test_two_copies_become_one(repository: Repository) -> None:
     notes = Notes(repository, REF)
     assert notes.read(oid) == b"flat\ndeep\n"
     notes.write({oid: adding(b"new\n")}, "m")
-    assert list(notes.items()) == [(oid, b"flat\ndeep\nnew\n")]
+    assert list(items(notes)) == [(oid, b"flat\ndeep\nnew\n")]
 
 
 def test_the_notes_of_many_commits_that_git_fanned_out(repository: Repository) -> None:
@@ -101,9 +107,9 @@ def test_the_notes_of_many_commits_that_git_fanned_out(repository: Repository) -
     files = "".join(f"M 100644 :1 {oid[:2]}/{oid[2:4]}/{oid[4:]}\n" for oid in ids)
     git(repository, "fast-import", "--quiet", "--force", stdin=(header + files).encode())
     notes = Notes(repository, REF)
-    assert dict(notes.items()) == dict.fromkeys(ids, b"x\n")
+    assert dict(items(notes)) == dict.fromkeys(ids, b"x\n")
     notes.write({oid: adding(b"y\n") for oid in ids[:300]}, "half")
-    assert dict(notes.items()) == {
+    assert dict(items(notes)) == {
         oid: b"x\ny\n" if number < 300 else b"x\n" for number, oid in enumerate(ids)
     }
     assert len(git(repository, "notes", f"--ref={REF}", "list").splitlines()) == 600
@@ -124,13 +130,13 @@ def test_the_notes_of_many_commits_that_git_fanned_out(repository: Repository) -
 def test_payloads_match_a_dict(repository: Repository, writes: list[dict[int, bytes]]) -> None:
     ref = f"refs/notes/property-{hashlib.sha1(repr(writes).encode()).hexdigest()}"
     notes, model = Notes(repository, ref), dict[str, bytes]()
-    start = dict(notes.items())
+    start = dict(items(notes))
     model |= start
     for write in writes:
         notes.write({fake_id(n): adding(payload) for n, payload in write.items()}, "m")
         for number, payload in write.items():
             model[fake_id(number)] = model.get(fake_id(number), b"") + payload
-    assert dict(notes.items()) == model
+    assert dict(items(notes)) == model
     assert all(notes.read(oid) == payload for oid, payload in model.items())
 
 
@@ -159,7 +165,7 @@ def test_writers_in_turns_see_each_other(repository: Repository) -> None:
     git(repository, "notes", f"--ref={REF}", "add", "-m", "by git", repository.head_commit())
     ours.write({fake_id(0): adding(b"more\n"), fake_id(99): adding(b"new\n")}, "m")
     wanted |= {fake_id(0): b"0\nmore\n", fake_id(99): b"new\n"}
-    assert dict(ours.items()) == wanted | {repository.head_commit(): b"by git\n"}
+    assert dict(items(ours)) == wanted | {repository.head_commit(): b"by git\n"}
     assert git(repository, "fsck", "--strict", "--no-dangling") == b""
 
 
@@ -177,7 +183,7 @@ def test_a_write_that_failed_leaves_nothing_behind(
         with pytest.raises(RepositoryError):
             notes.write({fake_id(2): adding(b"two\n")}, "m")
     notes.write({fake_id(3): adding(b"three\n")}, "m")
-    assert dict(notes.items()) == {fake_id(1): b"one\n", fake_id(3): b"three\n"}
+    assert dict(items(notes)) == {fake_id(1): b"one\n", fake_id(3): b"three\n"}
 
 
 def test_an_endless_race_ends(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +249,7 @@ def merged(repo: Repository) -> str:
 
 def content(repo: Repository, commit: str) -> dict[str, str]:
     git(repo, "update-ref", "refs/notes/lab/result", commit)
-    found = Notes(repo, "refs/notes/lab/result").items()
+    found = items(Notes(repo, "refs/notes/lab/result"))
     return {annotated: text.decode() for annotated, text in found}
 
 
@@ -282,7 +288,7 @@ def test_what_was_added_apart_is_merged_as_git_does_it(repository, base, ours, t
         "cat_sort_uniq",
         THEIRS,
     )
-    expected = {i: t.decode() for i, t in Notes(repository, "refs/notes/lab/git").items()}
+    expected = {i: t.decode() for i, t in items(Notes(repository, "refs/notes/lab/git"))}
     assert content(repository, result) == expected
 
 
