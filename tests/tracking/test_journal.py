@@ -223,7 +223,7 @@ def test_what_is_kept_is_what_would_be_read(repository, monkeypatch):
         tip, kept = line[-1], [list(fresh().read(kind)) for kind in (Lesson, MetricsRecord)]
         commits = list(fresh().line(tip).values())
         with monkeypatch.context() as patch:
-            for name in ("_seen", "_by_folder", "_lines"):
+            for name in ("_seen", "_by_folder"):
                 patch.setattr(journals, name, Seen())
             assert kept == [list(fresh().read(kind)) for kind in (Lesson, MetricsRecord)]
         assert commits == list(first_parent_log(repository, tip))[: len(commits)]
@@ -243,10 +243,8 @@ def test_what_is_kept_is_what_would_be_read(repository, monkeypatch):
         learn(number)
         if number % 7 == 3:
             look()
-    assert journals._lines[line[0]][0] == line[-2]
     check()
     look()
-    assert journals._lines[line[0]][0] == line[-1]
     check()
     # Lines of earlier commits: another one, and one in another's place.
     learn(90, at=5)
