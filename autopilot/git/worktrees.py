@@ -32,13 +32,15 @@ _ELSEWHERE = "set XDG_CACHE_HOME to another folder"
 
 
 def cache_folder() -> Path:
-    """Where autopilot keeps what can be made again: in the user's cache folder."""
-    configured = os.environ.get("XDG_CACHE_HOME", "")
-    if configured.startswith("/"):
-        return Path(configured) / "autopilot"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "autopilot"
-    return Path.home() / ".cache" / "autopilot"
+    """Where autopilot keeps what can be made again: in the user's cache folder.
+
+    Without symbolic links on the way there: git names the worktrees in it so.
+    """
+    configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not configured.is_absolute():
+        on_mac = sys.platform == "darwin"
+        configured = Path.home() / ("Library/Caches" if on_mac else ".cache")
+    return Path(os.path.realpath(configured / "autopilot"))
 
 
 def worktree_path(repo: Repository, name: str) -> Path:

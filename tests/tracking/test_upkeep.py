@@ -34,7 +34,7 @@ from autopilot.sharing.hooks import hook_folder
 from autopilot.sharing.pushing import push
 from autopilot.tracking import GitStore
 from autopilot.tracking.checkout import Checkout
-from autopilot.tracking.finding import find
+from autopilot.tracking.finding import find, user_of
 from autopilot.tracking.holding import (
     decide,
     fork,
@@ -356,3 +356,15 @@ def test_refs_that_hold_no_commit_are_named_and_mended(top, demo):
     git(top, "update-ref", "-d", "refs/notes/autopilot/demo/metrics")
     read = Notebook(Repository.discover(top), "demo")
     assert "autopilot fetch demo brings them" in read.unjudged and read.last is None
+
+
+def test_a_cache_behind_a_link_holds_worktrees_like_any_other(top, demo, tmp_path, monkeypatch):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "link"))
+    there = add_worktree(demo.repo, worktree_path(demo.repo, "gone"), demo.repo.head_commit())
+    user, owner = user_of(there)
+    assert (user.workdir, owner) == (demo.repo.workdir, "gone")
+    (litter,) = [each for each in find_litter(demo.repo) if each.kind == "worktree"]
+    clear(demo.repo, litter)
+    assert not there.workdir.exists() and list((tmp_path / "real").iterdir()) == []
