@@ -28,7 +28,7 @@ PLACE_LOCK = "autopilot/.place.lock"
 _LOOK_BACK = 100
 _PART = re.compile(r"[a-z0-9][a-z0-9._-]*")
 # Files have 255, of which endings such as `.progress.jsonl` take some.
-_LONGEST = 240
+_LONGEST, _REVERT = 240, "-revert"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ class Layout:
     @property
     def revert(self) -> Layout:
         """The names for taking a promotion back: its review branch."""
-        return Layout(f"{self.slug}-revert")
+        return Layout(f"{self.slug}{_REVERT}")
 
     @property
     def incoming(self) -> str:
@@ -187,7 +187,7 @@ def _fault(slug: str) -> str | None:
     """Why no experiment can have a name, as the end of a sentence; None if one can."""
     parts = slug.split("/")
     for part in parts:
-        if len(part) > _LONGEST:
+        if len(part.removesuffix(_REVERT)) > _LONGEST:
             return f": of {len(part)} characters a file's name takes only {_LONGEST}"
         if ".." in part:
             return ": git allows no two dots in a row"

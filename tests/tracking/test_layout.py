@@ -12,7 +12,7 @@ from autopilot.git.commands import run_git
 from autopilot.tracking import Layout, experiments, free_slugs
 from autopilot.tracking.layout import KINDS, leftovers
 
-GOOD = ["a", "fix-1", "v1.2", "a_b", "0", "project/run-3", "a" * 100]
+GOOD = ["a", "fix-1", "v1.2", "a_b", "0", "project/run-3", "a" * 240]
 BAD = [
     *("", "A", "-a", ".a", "_a", "a b", "a/b/c", "/a", "a/", "a//b", "a..b", "a.", "a.lock"),
     *(
@@ -40,6 +40,7 @@ def test_slugs(slug):
     assert layout.branch == f"refs/heads/autopilot/{slug}"
     assert layout.tag_name(3) == f"autopilot/{slug}/epoch-0003"
     assert layout.notes("metrics") == f"refs/notes/autopilot/{slug}/metrics"
+    assert layout.revert.review == f"refs/heads/autopilot-review/{slug}-revert"
 
 
 @pytest.mark.parametrize("slug", BAD)
