@@ -755,7 +755,7 @@ def test_several_losses_on_one_module():
 
 def val_only(script, told, *, store=None, **settings):
     trainer = Trainer(experiment=Experiment(store), callbacks=settings.pop("callbacks", ()))
-    trainer.fit(Scale(script, told, **settings), None, VAL, max_epochs=3)
+    trainer.fit(Scale(script, told, **settings).eval(), None, VAL, max_epochs=3)
     return trainer
 
 
@@ -766,8 +766,17 @@ def feedback_of_steps(told):
 
 
 def test_without_a_train_split_the_val_results_of_the_best_state_are_the_feedback():
-    told = []
-    trainer = val_only([("up", 3), ("down", 1), ("more", 9)], told)
+    class Heard(Callback):
+        def on_after_loss(self, trainer, module, data, batch, index):
+            heard.append((index, len(data.items), module.training))
+
+        def on_step_committed(self, trainer, module, record):
+            heard.append(record.step)
+
+    told, heard = [], []
+    trainer = val_only([("up", 3), ("down", 1), ("more", 9)], told, callbacks=[Heard()])
+    # It is a training pass in all but the evaluation.
+    assert heard == 3 * [(0, 4, True), 1]
     assert outcomes(trainer) == ["kept", "rejected", "kept"]
     # Epoch 2 was rejected: the third step reads what the second one read.
     above = ["2 is above", "3 is above", "4 is above"]

@@ -6,12 +6,13 @@ from random import Random
 
 import pytest
 
-from autopilot.core.comparison import EpochView
+from autopilot.core.comparison import EpochView, Monitored
 from autopilot.core.statistics import (
     Pairing,
     bootstrap_test,
     gain_of,
     pair,
+    resampled_interval,
     sign_test,
     subset_interval,
 )
@@ -300,6 +301,11 @@ def test_too_few_items_have_no_interval_and_more_have_one():
     assert subset_interval([1.0] * 5, 0.9, 1000, Random(0)) == (1.0, 1.0)
     # Drawn, not counted out: thirteen items are no multiple of eight.
     assert subset_interval([1.0] * 13, 0.95, 500, Random(0)) == (1.0, 1.0)
+    better = [(Datum(success=False), Datum(success=True))] * 6
+    over = Monitored("accuracy")
+    assert resampled_interval(over, better, 0.95, 400, Random(0)) == (1.0, 1.0)
+    assert resampled_interval(over, better[1:], 0.95, 400, Random(0)) == (-math.inf, math.inf)
+    assert subset_interval([1.0] + [0.0] * 12, 0.95, 500, Random(0))[1] > 0  # none is left out
     low, high = subset_interval([0.0] * 197 + [1.0] * 3, 0.95, 2000, Random(0))
     assert low == 0
     assert 0.015 < high < 0.06

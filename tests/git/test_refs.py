@@ -91,6 +91,27 @@ def test_many_are_moved_or_deleted_together_or_none_of_them(
     assert not refs.list_refs(repository, "refs/heads/lab")
 
 
+def test_a_lock_is_waited_for_or_an_error(repository: Repository) -> None:
+    # As libgit2 words it, before and after it has looked for the lock.
+    words = iter(["failed to lock file 'x'", "failed to create locked file 'x': File exists"])
+
+    def write() -> None:
+        for each in words:
+            raise OSError(each)
+
+    refs.when_unlocked(write)
+    assert not list(words)
+    (repository.common_dir / "refs" / "heads" / "lab.lock").touch()
+    with pytest.raises(GitCommandError, match=r"lab\.lock"):
+        refs.move_refs(repository, {"refs/heads/lab": (repository.head_commit(), None)}, "us")
+
+
+def test_a_ref_that_is_damaged_is_left_out_and_noted(repository: Repository) -> None:
+    (repository.common_dir / "refs" / "heads" / "torn").write_text("no commit\n")
+    assert set(refs.list_refs(repository, "refs/heads")) == {"refs/heads/main"}
+    assert any("refs/heads/torn" in error for error in repository.damaged)
+
+
 def test_names_that_are_in_the_way(repository: Repository) -> None:
     head = repository.head_commit()
     run_git(["branch", "lab"], cwd=repository.workdir)

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from autopilot.core.records.ledger import Ledger, Limits
+from autopilot.core.records.ledger import Ledger, Limits, Spent
 from autopilot.core.types import Cost
 from autopilot.errors import BudgetExceededError
 
@@ -48,6 +48,23 @@ def test_one_that_finds_nothing_left_waits_for_what_others_give_back() -> None:
         reservation.settle(Cost(cost_usd=0.6))
     with pytest.raises(BudgetExceededError, match="dollar budget"):
         ledger.reserve_left("d")
+
+
+def test_a_line_says_what_was_paid_by_whom_and_what_is_left() -> None:
+    ledger = Ledger(Limits(calls=9, tokens=100, cost_usd=1.0))
+    ledger.charge("judge", Cost(tokens=30, cost_usd=0.25), known=True, judged=True)
+    ledger.charge("agent", Cost(tokens=10), known=False, judged=False)
+    assert ledger.render() == (
+        "2 calls, 40 tokens, $0.25 and unknown dollars for 1 call, 7 calls left, 60 tokens left, "
+        "0.75 dollars left, judge: 30 tokens, agent: 10 tokens"
+    )
+    assert Spent(2, unpriced=2).render() == "2 calls, at unknown cost"
+    # An epoch that goes on pays for what no step's record has.
+    assert (ledger.take_epoch(), ledger.take_epoch()) == (Cost(tokens=10), Cost())
+    ledger.in_step = True
+    with ledger.reserve("agent") as call:
+        call.settle(Cost(tokens=5))
+    assert (ledger.take_step(), ledger.take_step()) == (Cost(tokens=5), Cost())
 
 
 def test_the_wall_clock_of_earlier_sessions_counts() -> None:
