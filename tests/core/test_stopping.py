@@ -267,6 +267,8 @@ def test_a_metric_of_its_own_stops():
     )
     assert (waited.epochs, worse.best) == (6, 0.3)
     assert run(EarlyStopping(2, monitor="score", mode="max"), 0.5, 0.5, 0.5, 0.6).epochs == 2
+    # The baseline is the first to be better than.
+    assert run(EarlyStopping(2, monitor="score", mode="max"), 0.5, 0.3, 0.4, 0.45).epochs == 2
     reached = Trainer([EarlyStopping(target=4.0, monitor="loss", mode="max")]).fit(
         Two(*UP), max_epochs=9
     )
