@@ -120,6 +120,7 @@ def test_errors_that_affect_every_epoch_are_raised() -> None:
     with pytest.raises(UsageError):
         failed(1, UsageError("--link data: no such file"))
     assert failed(1, EvaluationError("no score", hint="mend")).why == "no score (mend)"
+    assert failed(1, EvaluationError("no score")).why == "no score"
     assert failed(1, NetworkRefusedError("connects")).what == "network"
 
 
