@@ -59,7 +59,7 @@ class Process:
         """Everything that it has written to stdout."""
         return (self._folder / "out").read_text("utf-8")
 
-    def communicate(self, timeout: float = 120) -> tuple[str, str]:
+    def communicate(self, timeout: float = 300) -> tuple[str, str]:
         """Waits for its end; what it wrote to stdout and stderr."""
         deadline = time.monotonic() + timeout
         while self.poll() is None:

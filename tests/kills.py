@@ -119,7 +119,7 @@ def children(pid: int) -> list[int]:
 
 def check_no_process(session: int) -> None:
     """No process of a command is left; each has a session of its own."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while left := [pid for pid, its, state in _processes() if its == session and state != "Z"]:
         assert time.monotonic() < deadline, left
         time.sleep(0.02)

@@ -176,7 +176,7 @@ class Place:
         """Runs the command line to its end."""
         return self.finish(self.start(*arguments, cwd=cwd, **environment))
 
-    def finish(self, process: subprocess.Popen[str] | Process, timeout_s: float = 60) -> Done:
+    def finish(self, process: subprocess.Popen[str] | Process, timeout_s: float = 300) -> Done:
         """Waits for a command that was started."""
         try:
             out, err = process.communicate(timeout=timeout_s)

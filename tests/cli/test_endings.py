@@ -101,7 +101,7 @@ def test_a_look_that_dies_or_hangs(
     before, began_s = runs.place.snapshot(), time.monotonic()
     done = runs.place.autopilot(*look, *options, FAULT=fault)
 
-    assert time.monotonic() - began_s < 20
+    assert time.monotonic() - began_s < 200
     assert done.code == 1, done
     assert re.fullmatch(error, done.error), done
     assert runs.place.snapshot() == before
@@ -177,7 +177,7 @@ def test_a_limit_of_what_is_measured_again(
     began_s = time.monotonic()
     done = runs.place.autopilot(*command.split(), *options, FAULT=fault.format(what))
 
-    assert time.monotonic() - began_s < 40
+    assert time.monotonic() - began_s < 200
     assert done.code == code, done
     assert found.format(why) in done.out, done
     if what == "daemon":

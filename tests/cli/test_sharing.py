@@ -433,7 +433,7 @@ def test_kill_9_in_the_middle_of_a_fetch_loses_nothing(pair):
     notes = b.top / ".git" / "refs" / "notes" / "autopilot" / "one" / "metrics"
     for sign in (incoming, notes, notes.with_name("metrics.lock"), branch):
         process = b.start("fetch")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while process.poll() is None and not sign.exists() and time.monotonic() < deadline:
             pass
         process.send_signal(signal.SIGKILL)

@@ -474,7 +474,7 @@ def test_the_time_budget_ends_an_item(runs: Runs, what: str) -> None:
     started = time.monotonic()
     done = runs.run(f"val 1 2 {what}", "--budget-seconds", "1")
 
-    assert time.monotonic() - started < 17
+    assert time.monotonic() - started < 55
     assert done.code == 130, done
     # After four seconds, by a look once a second, or later on a loaded machine.
     said = re.search(r"time budget: over by (\d+) s, and an item does not end", done.out)
@@ -500,7 +500,7 @@ def test_the_time_budget_ends_work_beside_items(runs: Runs, hook: str) -> None:
     started = time.monotonic()
     done = runs.run("", "--budget-seconds", "1")
 
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 55
     assert done.code == 130, done
 
 

@@ -199,9 +199,9 @@ def test_threads_do_not_mix_their_graphs():
 
         def forward(self, batch):
             found = self.first(batch)
-            together.wait(timeout=10)
+            together.wait(timeout=60)
             answer = self.second(found)
-            together.wait(timeout=10)
+            together.wait(timeout=60)
             return Datum(metadata=answer.metadata)
 
     pipelines = [Pipeline(n) for n in range(4)]

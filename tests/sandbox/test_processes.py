@@ -115,8 +115,8 @@ def test_who_left_the_group_and_writes_without_end_keeps_no_one(tmp_path):
         f"while not os.path.exists({str(pid)!r}): pass\n"
     )
     started = time.monotonic()
-    assert run(code).code == 0
-    assert time.monotonic() - started < 10
+    assert run(code, timeout_s=200).code == 0
+    assert time.monotonic() - started < 100
     # Its next line meets a closed pipe.
     assert has_ended(int(pid.read_text()))
 
