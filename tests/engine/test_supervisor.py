@@ -98,7 +98,7 @@ supervisor._BESIDE_S = 0.0
 
 class Works(Observer):
     pid = 0
-    def beside(self, before):
+    def beside(self, before, slug):
         self.pid = before or os.posix_spawnp("sleep", ["sleep", "60"], os.environ, setsid=True)
         return self.pid
 
