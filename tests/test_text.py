@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from autopilot import text
 from autopilot.text import as_json, clean, hide, leaked, redact, whole
 
 # Surrogates, controls and line separators among the rest: st.text() leaves half pairs out.
@@ -140,3 +141,18 @@ def test_a_password_in_an_address_is_a_secret(monkeypatch: pytest.MonkeyPatch) -
 def test_what_looks_like_a_key_is_hidden_from_errors(text: str, shown: str) -> None:
     assert redact(text) == shown
     assert hide(text) == text
+
+
+def test_counts_and_widths_at_their_edges() -> None:
+    assert (text.shorten("rules", 5), text.shorten("rules", 4)) == ("rules", "r...")
+    assert (text.fitting("規則", 4), text.fitting("規則", 3)) == ("規則", "規")
+    assert text.some(["a", "b", "c"]) == "a, b, c"
+    said = [text.ago(seconds) for seconds in (59, 60, 7199, 7200, 86400, 172800)]
+    assert said == [
+        "59 seconds ago",
+        "1 minute ago",
+        "119 minutes ago",
+        "2 hours ago",
+        "24 hours ago",
+        "2 days ago",
+    ]
