@@ -281,12 +281,14 @@ def translated_as(kind: type[AutopilotError], what: str, hint: str) -> Iterator[
 
     Args:
         what: What could not be done; the reason is added.
-        hint: `{remedy}` in it is what to do about the reason.
+        hint: `{remedy}` in it is what to do about the reason; else that comes first where known.
     """
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
+        if "{remedy}" not in hint and remedy(reason, ""):
+            hint = f"{{remedy}}, or {hint}"
         raise kind(f"{what}: {reason}", hint=hint.replace("{remedy}", remedy(reason))) from error
 
 

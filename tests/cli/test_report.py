@@ -221,7 +221,7 @@ def test_a_place_that_cannot_be_written_is_named(story, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot write") as refused:
         call(story, name="story", to=tmp_path / "file" / "page.html")
-    assert refused.value.hint == "name another file with -o"
+    assert refused.value.hint == "move away what has that name, or name another file with -o"
 
 
 def test_the_commands_of_a_real_run(place):
