@@ -43,7 +43,11 @@ TESTS = {
     "autopilot/git/workfiles.py": ["tests/git", "tests/tracking"],
     "autopilot/tracking/git_store.py": ["tests/tracking"],
     "autopilot/tracking/integrity.py": ["tests/cli/test_replay.py", "tests/tracking"],
-    "autopilot/proof/replay.py": ["tests/proof", "tests/cli/test_replay.py"],
+    "autopilot/proof/replay.py": [
+        "tests/proof",
+        "tests/cli/test_replay.py",
+        "tests/cli/test_noise.py",
+    ],
     "autopilot/text.py": ["tests/test_text.py", "tests/cli/test_output.py"],
     "autopilot/sandbox/confinement.py": ["tests/sandbox", "tests/cli/test_confinement.py"],
     "autopilot/sandbox/processes.py": ["tests/sandbox", "tests/engine"],
