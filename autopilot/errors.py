@@ -287,8 +287,7 @@ def translated_as(kind: type[AutopilotError], what: str, hint: str) -> Iterator[
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        if "{remedy}" not in hint and remedy(reason, ""):
-            hint = f"{{remedy}}, or {hint}"
+        hint = f"{{remedy}}, or {hint}" if "{remedy}" not in hint and remedy(reason, "") else hint
         raise kind(f"{what}: {reason}", hint=hint.replace("{remedy}", remedy(reason))) from error
 
 

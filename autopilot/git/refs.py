@@ -349,8 +349,7 @@ def advance(repo: Repository, branch: str, new: str, expected: str, log: str) ->
         RepositoryError: it cannot be moved now; nothing was changed.
         RefMovedError: it is elsewhere.
     """
-    found = obstacle(repo, branch, new)
-    if found is not None:
+    if found := obstacle(repo, branch, new):
         raise RepositoryError(found[0], hint=found[1])
     place = checked_out_at(repo, branch)
     if place is None:
