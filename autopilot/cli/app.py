@@ -74,6 +74,8 @@ SECTIONS: dict[str, tuple[Listed, ...]] = {
         Listed("log", "reading:log", "Show the epochs of an experiment."),
         Listed("show", "reading:show", "Show one epoch."),
         Listed("diff", "reading:diff", "Show the changes of an experiment or an epoch."),
+        Listed("blame", "attribution:blame_file", "Show which epoch wrote each line of a file."),
+        Listed("bisect", "attribution:bisect_item", "Find the kept epoch that broke an item."),
         Listed("report", "reading:report", "Write an experiment as a page to read in a browser."),
         Listed("memory", "memory", "What was tried, and how it went; what is blocked."),
         Listed("diagnose", "trace:DIAGNOSE", "What fails: in words, and drawn over the epochs."),
@@ -86,6 +88,9 @@ SECTIONS: dict[str, tuple[Listed, ...]] = {
     ),
     "Prove and share": (
         Listed("replay", "replay:replay", "Check that what was recorded comes out again."),
+        Listed(
+            "distill", "attribution:distill_steps", "Measure which kept steps earn their place."
+        ),
         Listed("propose", "propose", "Kept epochs as a branch for a pull request."),
         Listed("promote", "promote", "Take an epoch over into a branch."),
         Listed("push", "sharing:push", "Push experiments: branch, tags and notes together."),

@@ -139,7 +139,7 @@ def verify(
                 noisy |= moved(first, it.measure(head, [split], epoch=epoch))
             if f"{split} {monitor}" in noisy:
                 tolerance, unequal = None, f"no seed repeats {split} {monitor}"
-    pairings = [_paired(b, h, split, monitor, mode) for b, h in zip(bases, heads, strict=True)]
+    pairings = [paired_items(b, h, split, monitor, mode) for b, h in zip(bases, heads, strict=True)]
     items = list(zip(*(p.differences for p in pairings), strict=True))
     # As in a run: of one item that is measured N times, the measurements are the items.
     differences = [sum(d) / repeats for d in items] if len(items) > 1 else list(items[0])
@@ -177,7 +177,14 @@ def verify(
     )
 
 
-def _paired(base: Measurement, head: Measurement, split: str, monitor: str, mode: str) -> Pairing:
+def paired_items(
+    base: Measurement, head: Measurement, split: str, monitor: str, mode: str
+) -> Pairing:
+    """The items of two measurements beside one another, matched by id.
+
+    Raises:
+        EvaluationError: they have different items, or some lost their value.
+    """
     # Each repetition may shuffle in its own way; items that share an id keep their order.
     items, best_items = (
         sorted(side.items.get(split, ()), key=lambda item: item.id) for side in (head, base)

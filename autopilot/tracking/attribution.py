@@ -1,0 +1,190 @@
+"""Which epoch brought what: the states behind the best one, a file's lines, and a broken item.
+
+All look at kept epochs alone: what a rejected one changed, its rollback took back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from autopilot.core.figures import gained
+from autopilot.core.records.message import origin_epoch
+from autopilot.core.records.record import MetricsRecord, StepRecord
+from autopilot.core.types import Datum
+from autopilot.errors import ExperimentError
+from autopilot.git import commits, objects
+from autopilot.git.commands import run_git
+from autopilot.text import some
+from autopilot.tracking.diagnosis import NOT_PASSED, is_graded
+from autopilot.tracking.epochs import Epoch
+from autopilot.tracking.notebook import Notebook
+
+_SAID = NOT_PASSED | {"passed"}
+_BLAMED = re.compile(rb"([0-9a-f]{40}) \d+ (\d+)")
+
+
+def lineage(notebook: Notebook) -> list[Epoch]:
+    """The kept epochs that the best state is made of, the baseline first.
+
+    Of a search that went on from several states, each from that of the one before it.
+    """
+    found, best = list[Epoch](), notebook.best
+    while best is not None:
+        found.insert(0, best)
+        origin = origin_epoch(best.record.origin) if best.record.origin else best.origin
+        best = None if origin is None else notebook.epoch(origin)
+    return found
+
+
+def every_step(notebook: Notebook) -> Iterator[tuple[str, StepRecord]]:
+    """All steps, those of candidates too, each with its commit."""
+    yield from notebook.records(StepRecord)
+    for epoch in notebook.epochs:
+        if not epoch.record.candidates:
+            continue
+        for place in commits.read_commit(notebook.repo, epoch.commit).parents[1:]:
+            for commit in notebook.line_of(place, epoch.number):
+                for record in notebook.journal.read_on(commit, StepRecord):
+                    yield commit, record
+
+
+def candidates_of(notebook: Notebook, epoch: int) -> list[Epoch]:
+    """The candidates that changed something, of an epoch that has several, in order."""
+    judged, found = notebook.epoch(epoch), list[Epoch]()
+    for revision in filter(None, judged.record.revisions):
+        own = (r for r in notebook.journal.read_on(revision, MetricsRecord) if r.epoch == epoch)
+        for record in own:
+            if record.split != "val" or not record.is_candidate:
+                continue
+            started = origin_epoch(record.origin)
+            steps = tuple(notebook.line_of(revision, epoch))
+            metrics = {"val": record.metrics}
+            found.append(Epoch(record, revision, metrics, judged.before, started, None, steps))
+    return found
+
+
+def candidate_of(notebook: Notebook, epoch: int, number: int) -> Epoch:
+    """A candidate, as which the epoch is read from now on.
+
+    Raises:
+        ExperimentError: the epoch has none of that number, or that one changed nothing.
+    """
+    for found in candidates_of(notebook, epoch):
+        if found.record.candidate == number:
+            notebook.read_as(found)
+            return found
+    count = notebook.epoch(epoch).record.candidates
+    if 0 < number <= count:
+        why, hint = "changed nothing", f"see the others: autopilot log {notebook.slug} -v"
+    else:
+        why = "does not exist"
+        hint = f"choose one of 1 to {count}" if count else "the epoch has one alone"
+    raise ExperimentError(f"candidate {number} of epoch {epoch} {why}", hint=hint)
+
+
+@dataclass(frozen=True, slots=True)
+class BlamedLine:
+    """A line of a file in the best state.
+
+    Args:
+        number: Counted from 1.
+        text: The line, without its end.
+        commit: The commit that wrote it; the epoch's last step, or one of before the experiment.
+        epoch: The kept epoch; None: it was there before.
+    """
+
+    number: int
+    text: str
+    commit: str
+    epoch: Epoch | None
+
+
+def blame(notebook: Notebook, path: str) -> list[BlamedLine]:
+    """The lines of a file in the best state, each with the epoch that wrote it. Starts git.
+
+    Args:
+        path: From the top of the repository.
+
+    Raises:
+        ExperimentError: the best state has no text file of that name.
+    """
+    best = notebook.best_commit
+    entry = objects.entry_at(notebook.repo, best, path)
+    if entry is None or entry.mode in (objects.TREE, objects.SUBMODULE):
+        raise ExperimentError(
+            f"{path} is no file in the best state of {notebook.slug}",
+            hint=f"list its files: git ls-tree -r --name-only {best[:7]}",
+        )
+    line = lineage(notebook)
+    owners = {notebook.after(epoch.number): epoch for epoch in line if epoch.number}
+    states = [notebook.start, *owners]
+    # Each kept state follows from the kept one before it, whatever was tried in between.
+    parents = "".join(f"{new} {old}\n" for old, new in pairwise(states))
+    command = ["blame", "-S", "/dev/stdin", "--porcelain", best, "--", path]
+    printed = run_git(command, cwd=notebook.repo.workdir, stdin=parents.encode()).stdout
+    found, at = list[BlamedLine](), ("", 0)
+    for each in printed.split(b"\n"):
+        if each.startswith(b"\t"):
+            text = each[1:].decode("utf-8", "replace")
+            found.append(BlamedLine(at[1], text, at[0], owners.get(at[0])))
+        elif (head := _BLAMED.match(each)) is not None:
+            at = head[1].decode(), int(head[2])
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """Where an item got worse, among the kept epochs that have a result of it.
+
+    Args:
+        item: Its id.
+        good: The last epoch in which it was as good as ever; None: it never passed.
+        bad: The next one, since when it never was; None: in the newest one it is as good as ever.
+        before: Its result in `good`; if it never passed, in the oldest one.
+        after: Its result in `bad`; without one, in the newest one.
+    """
+
+    item: str
+    good: Epoch | None
+    bad: Epoch | None
+    before: Datum
+    after: Datum
+
+
+def bisect(notebook: Notebook, item: str, split: str = "val") -> Break:
+    """The kept epoch that broke an item, by the recorded results; nothing is measured.
+
+    An item is as good as ever where it passed; one that is graded, where its value is the best one.
+
+    Raises:
+        ExperimentError: no kept epoch has a result of it.
+    """
+    monitor, mode = notebook.monitor
+
+    def score(result: Datum) -> float:
+        if result.outcome == "unscored":
+            return gained(0.0, result.metrics[monitor], mode)
+        return float(result.outcome == "passed")
+
+    found = [
+        (epoch, result)
+        for epoch in lineage(notebook)
+        for result in notebook.items(epoch.measured, split)
+        if result.id == item and (result.outcome in _SAID or is_graded(result, monitor))
+    ]
+    if not found:
+        ids = [each.id for each in notebook.items(notebook.epoch(0).number, split)]
+        raise ExperimentError(
+            f"no kept epoch of {notebook.slug} has a {split} result of {item!r}",
+            hint=f"some items: {some(ids, 5, ',')}" if ids else f"--split: {split} has no results",
+        )
+    scores = [score(result) for _, result in found]
+    last = len(scores) - 1 - scores[::-1].index(max(scores))
+    if all(result.outcome in NOT_PASSED for _, result in found):
+        return Break(item, None, None, found[0][1], found[-1][1])
+    (good, before), rest = found[last], found[last + 1 :]
+    bad, after = rest[0] if rest else (None, found[-1][1])
+    return Break(item, good, bad, before, after)
