@@ -152,7 +152,7 @@ class AgentOptimizer(Optimizer):
             context=self.context,
             blocked=self.blocked,
         )
-        return replace(facts, constraints=self._constrained.rules())
+        return replace(facts, constraints=self._constrained.rules(), proposal=self.proposal)
 
     def parse_reply(self, result: AgentResult) -> EditReply:
         """The agent's description of its edit; fields that it lacks are empty.
@@ -220,8 +220,7 @@ class AgentOptimizer(Optimizer):
         """Why an edit is not to be measured; empty if it is."""
         run, names = current_run(), _one_name(reply.strategy).split(TOGETHER)
         if state == start:
-            place = (run.epoch, run.step_number) if run else (0, 0)
-            _, recorded = run.experiment.repeats.get(place, ("", None)) if run else ("", None)
+            _, recorded = run.experiment.repeats.get(run.place, ("", None)) if run else ("", None)
             if recorded is not None and set(names) <= set(recorded.strategy.split(TOGETHER)):
                 # A replay: the agent of an optimizer before this one brought the edits of both.
                 return ""

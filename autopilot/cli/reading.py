@@ -21,6 +21,7 @@ from autopilot.errors import UsageError, translated_as
 from autopilot.files import replacing
 from autopilot.git.repository import Repository
 from autopilot.text import whole
+from autopilot.tracking.attribution import candidate_of, candidates_of
 from autopilot.tracking.notebook import Notebook
 
 _CHART_WIDTH, _SLICE_WIDTH = 100, 60
@@ -43,6 +44,9 @@ def log(
         ),
     ] = None,
     show_all: Annotated[bool, option("All epochs in the table.", "--all")] = False,
+    candidates: Annotated[
+        bool, option("Candidates too, of epochs that have several.", "-v")
+    ] = False,
     reverse: Annotated[bool, option("Newest epoch first.")] = False,
 ) -> None:
     """Show the epochs of an experiment.
@@ -53,6 +57,7 @@ def log(
     autopilot log                  the newest experiment
     autopilot log classifier-1 -n 20
     autopilot log --graph
+    autopilot log -v
     """
     if count and show_all:
         raise UsageError("-n and --all do not go together", hint="leave one of them out")
@@ -71,9 +76,12 @@ def log(
         output.lines(pages.chart(points, f"val {monitor}{lower_note(mode)}", width=width))
         output.lines(pages.slices(notebook, width=min(width, _SLICE_WIDTH)))
     elif epochs:
-        heading, *rows = pages.table(notebook, epochs, output.width)
+        shown = epochs
+        if candidates:
+            shown = [each for x in epochs for each in (x, *candidates_of(notebook, x.number))]
+        heading, *rows = pages.table(notebook, shown, output.width)
         output.line(heading, "bold")
-        lines = list(zip(rows, epochs, strict=True))
+        lines = list(zip(rows, shown, strict=True))
         for line, epoch in lines[::-1] if reverse else lines:
             output.line(line, STYLES[epoch.verdict])
         earlier = epochs[0].number
@@ -88,6 +96,9 @@ def show(
     name: Name = None,
     epoch: Epoch = "last",
     stat: Stat = False,
+    candidate: Annotated[
+        int | None, option("One of several candidates of the epoch.", "-c", min=1, metavar="K")
+    ] = None,
     prompt: Annotated[
         bool,
         option(
@@ -105,10 +116,13 @@ def show(
     autopilot show 7               epoch 7 of the newest experiment
     autopilot show classifier-1 7
     autopilot show best --stat
+    autopilot show 7 -c 2          its second candidate
     autopilot show 7 --prompt      what the agent was asked
     """
     notebook, output = context.notebook(name), context.output
     found = notebook.find(epoch)
+    if candidate is not None:
+        found = candidate_of(notebook, found.number, candidate)
     if prompt:
         asked = notebook.questions(found.number)
         output.lines(epoch_page.question_lines(notebook, found, asked))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from autopilot.core.policy import Decision
     from autopilot.core.records.ledger import Ledger
     from autopilot.core.records.record import Event, MetricsRecord, StepRecord
+    from autopilot.core.store import Side
     from autopilot.core.types import Cost, Datum
 
 
@@ -94,7 +95,8 @@ class Callback:
     """Override the moments that you need. Every method gets the trainer and the module.
 
     The order, as in Lightning: setup, on_fit_start, the validation hooks of epoch 0,
-    on_train_start, then for each epoch on_train_epoch_start, for each batch on_train_batch_start,
+    on_train_start, then for each epoch on_train_epoch_start (and on_candidates where it has
+    several, each of which goes through all up to on_verdict), for each batch on_train_batch_start,
     on_after_loss, where a step follows on_before_backward, on_after_backward,
     on_before_optimizer_step, on_step_committed, on_before_zero_grad, on_review and on_review_end
     where the edit is reviewed, and on_train_batch_end; then the validation hooks
@@ -132,6 +134,11 @@ class Callback:
 
     def on_train_epoch_end(self, trainer: RunView, module: AutoPilotModule) -> None:
         """The epoch is judged (`trainer.decision`), and not recorded yet."""
+
+    def on_candidates(
+        self, trainer: RunView, module: AutoPilotModule, sides: Sequence[Side]
+    ) -> None:
+        """An epoch of several candidates is about to make them, one after the other."""
 
     def on_train_batch_start(
         self, trainer: RunView, module: AutoPilotModule, batch: Datum, batch_idx: int

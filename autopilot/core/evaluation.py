@@ -145,8 +145,8 @@ class Evaluator:
         self.given.clear()
 
     def _change(self) -> str:
-        best, store = self.experiment.best_epoch, self.experiment.store
-        return store.diff(self.experiment.revision_of(best), store.tip)
+        store = self.experiment.store
+        return store.diff(self.experiment.revision_before, store.tip)
 
     def close(self) -> None:
         """Ends the threads, and the seeding of modules that are imported later."""

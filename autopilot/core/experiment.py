@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import takewhile
 from operator import attrgetter
 from typing import Any
 
 from autopilot import __version__
-from autopilot.core.comparison import Compared, EpochView, Monitored, averaged, mean_items
+from autopilot.core.comparison import Monitored, mean_items
+from autopilot.core.draft import Draft
+from autopilot.core.in_progress import InProgress, start_of_epoch
 from autopilot.core.interpreter import Interpreter, Jobs
 from autopilot.core.memory import Memory, Past
 from autopilot.core.optimizer import Optimizer, Step
@@ -24,7 +25,7 @@ from autopilot.core.people import People
 from autopilot.core.policy import Decision
 from autopilot.core.progress import Death, EpochProgress, Position, PositionLog
 from autopilot.core.records import message
-from autopilot.core.records.history import History, KnownState, Summary, environment_at, summarize
+from autopilot.core.records.history import KnownState, Summary, environment_at, summarize
 from autopilot.core.records.index import numbers_of
 from autopilot.core.records.record import (
     Decide,
@@ -35,14 +36,14 @@ from autopilot.core.records.record import (
     StepRecord,
 )
 from autopilot.core.stepping import Guard, check_inputs
-from autopilot.core.store import InMemoryStore, Revision, Store
+from autopilot.core.store import InMemoryStore, Store
 from autopilot.core.types import Cost, Datum, Gain, Metrics, Noise
 from autopilot.core.writing import (
     check_states,
     complete,
     lesson_of,
+    of_search,
     other_records,
-    recorded_passes,
     step_record,
     trace_record,
     unmeasured_in,
@@ -51,7 +52,7 @@ from autopilot.core.writing import (
 from autopilot.errors import ExperimentError, InputsChangedError, ParameterError, UsageError
 
 
-class Experiment(History):
+class Experiment(InProgress):
     """An experiment in a store, with its memory.
 
     Attributes:
@@ -61,19 +62,21 @@ class Experiment(History):
         repeat: How often each val item is measured.
         known_noise: Of a run that is repeated: the recorded noise of its baseline.
         recorded: Of a run that is repeated: its record, which no noise has changed.
-        repeats: Of a run that is repeated: epoch and step to the recorded revision and its record.
+        repeats: Of a run that is repeated: epoch, candidate and step to the recorded revision and
+            its record.
         changes: Options in the place of the manifest's; written down when it goes on.
         guard: Keeps steps to the parameters, and knows what evaluations read.
         violations: Changes that the step in progress tried beside the parameters.
         monitored: How the metric that decides is computed from items.
         positions: Takes down where the run is.
-        progress: The notes on the epoch in progress.
+        now: The epoch in progress, or the candidate of it that is being tried.
         people: What people say to the run.
         is_open: Whether this object holds the experiment.
         died: What ended its process before; noted when it is opened.
         interpreter: Says whether this process may evaluate the present state.
         jobs: Evaluates items in processes of their own; None: in this one.
         is_replacement: This process goes on where another one of the same run ended.
+        is_guest: Another process holds the experiment; this one works on a candidate alone.
 
     Args:
         store: Where states and records are kept; in this process, if not given.
@@ -106,23 +109,18 @@ class Experiment(History):
         self.manifest = manifest or Manifest(slug=self.store.slug)
         self.best_items: Sequence[Datum] = ()
         self._parameters: list[Parameter] = []
-        self._recorded_steps: dict[tuple[int, int], tuple[str, StepRecord]] = {}
-        self._steps: list[StepRecord] = []
-        self.progress, self.people = EpochProgress(self.store), People(self.store)
-        self._state = self._budget_line = ""
-        self._items, self._passes = dict[str, list[Datum]](), list[list[Datum]]()
-        self._compared = list[Compared]()
+        self.now, self.people = Draft(EpochProgress(self.store)), People(self.store)
         self.is_open = self._by_hand = self.ignore_stop = self.only_recorded = False
         self.repeat = 1
         self.known_noise: Noise | None = None
         self.recorded: Past | None = None
-        self.repeats: Mapping[tuple[int, int], tuple[str, StepRecord]] = {}
+        self.repeats: Mapping[tuple[int, int, int], tuple[str, StepRecord]] = {}
         self.changes: Mapping[str, Any] = {}
         self.guard, self.violations = Guard(), list[str]()
         self._environment: dict[str, str] = {}
         self.monitored: Monitored | None = None
         self.positions, self.died = PositionLog(), list[Death]()
-        self.interpreter, self.is_replacement = Interpreter(), False
+        self.interpreter, self.is_replacement, self.is_guest = Interpreter(), False, False
         self.jobs: Jobs | None = None
 
     # --- reading -------------------------------------------------------------------------------
@@ -134,47 +132,13 @@ class Experiment(History):
 
     def known_state(self) -> KnownState | None:
         """The present state as an earlier epoch measured it, if one did."""
-        return self.known(self._state, self._steps)
+        return self.known(self.now.state, self.now.steps)
 
     def epoch_of_present_state(self) -> int | None:
         """The epoch that measured every item in the present state, or was refused; None if none."""
         known = self.measured(self.store.state())
         is_whole = known is not None and not self.record_of(known.number).unmeasured
         return known.number if known is not None and is_whole else None
-
-    def val_of(self, epoch: int) -> tuple[Mapping[str, float], list[Datum]]:
-        """An epoch's val metrics, and its results as they are recorded, one Datum an item.
-
-        Unlike `best_items` these are the same in a resumed run, whatever JSON leaves out.
-        """
-        if self.recorded is not None:
-            return self.recorded.val_of(epoch)
-        return self.metrics[epoch].get("val", {}), averaged(self._passes_of(epoch))
-
-    def _passes_of(self, epoch: int) -> list[list[Datum]]:
-        record = self.record_of(epoch)
-        # An edit that was taken back leaves a state that an earlier epoch measured.
-        measured = epoch if record.reused is None else record.reused
-        passes = recorded_passes(self.store, self.revision_of(measured), "val", measured)
-        return passes[: record.repeat]
-
-    def view(self, epoch: int, metrics: Metrics, monitor: str, mode: str, cost: Cost) -> EpochView:
-        """An epoch for its policy."""
-        return EpochView(
-            epoch=epoch,
-            metrics=metrics,
-            baseline=self.metrics.get(0, {}),
-            best=self.metrics.get(self.best_epoch, {}),
-            monitor=monitor,
-            mode=mode,
-            items=self._items.get("val", ()),
-            best_items=self.best_items,
-            cost=cost,
-            violations=message.worst_first(x for step in self._steps for x in step.violations),
-            monitored=self.monitored,
-            noise=self.noise,
-            compared=self._compared,
-        )
 
     # --- opening -------------------------------------------------------------------------------
 
@@ -201,7 +165,7 @@ class Experiment(History):
         else:
             self.store.begin(complete(self.manifest))
             self._event("started")
-        self._state = self.store.state()
+        self.now.state = self.store.state()
         self.is_open = True
         return self.history[-1].state if self.history else {}
 
@@ -214,16 +178,16 @@ class Experiment(History):
         self._by_hand = True
 
         def commit(_optimizer: Optimizer, step: Step | None) -> None:
-            known = [epoch for epoch, _ in self._recorded_steps]
-            known += [record.epoch for record in self._steps]
+            known = [epoch for epoch, _ in self.now.recorded]
+            known += [record.epoch for record in self.now.steps]
             self.commit_step(optimizer, max([self.last_epoch, *known, 0]) + 1, 1, step)
 
-        if self._recorded_steps:
-            optimizer.load_state_dict(self._recorded_steps[max(self._recorded_steps)][1].state)
+        if self.now.recorded:
+            optimizer.load_state_dict(self.now.recorded[max(self.now.recorded)][1].state)
         optimizer.register_step_post_hook(commit)
 
     def _recall(self) -> None:
-        self._steps, self._items, self._passes, self.best_items = [], {}, [], ()
+        self.now, self.best_items = Draft(EpochProgress(self.store)), ()
         index = self.store.index()
         self.load_history(index)
         if len(self.epochs) <= self.last_epoch:
@@ -239,31 +203,37 @@ class Experiment(History):
                     self._finish(self.record_of(number), self.revision_of(number))
         if self.history:
             self._finish(self.history[-1], self.revision_of(last))
+            if not self.is_guest:
+                self.store.forget_candidates(last)
             self.best_items = mean_items(self._passes_of(self.best_epoch))
-        self._recorded_steps = {(p[1].epoch, p[1].step): p for p in self.store.steps_since(last)}
-        self.progress.load(last + 1, [n for epoch, n in self._recorded_steps if epoch == last + 1])
-        for death in self.died:
-            self.progress.note_death(death)
-        self.died.clear()
-        self.store.restore(_start_of_epoch(self.store.newest(), last + 1))
+        self._take_up()
 
     def _finish(self, record: MetricsRecord, revision: str) -> None:
         """Does what follows from an epoch's record, unless it is done."""
+        for number, own in enumerate(record.revisions, 1):
+            for each in self.store.records_on(own, MetricsRecord) if own else ():
+                is_beside = each.is_candidate and each.verdict == "kept"
+                if is_beside and (record.verdict == "rejected" or number != record.candidate):
+                    text = message.tag_message(self.slug, each, {"val": each.metrics})
+                    self.store.tag_candidate(record.epoch, number, own, text)
         if record.verdict != "rejected":
             text = message.tag_message(self.slug, record, self.metrics[record.epoch])
             self.store.tag(record.epoch, revision, text)
             return
-        is_new = revision == self.store.tip
-        above = () if is_new else takewhile(lambda r: r.id != revision, self.store.newest())
-        if not any(r.trailer(message.REJECTED) == str(record.epoch) for r in above):
-            best = self.revision_of(record.best_epoch)
-            self.store.rollback(best, message.rollback_message(self.slug, record))
+        for above in self.store.newest():
+            # The commit that ends an epoch of several candidates is its own rollback.
+            if above.trailer(message.REJECTED) == str(record.epoch):
+                return
+            if above.id == revision:
+                break
+        best = self.revision_of(record.best_epoch)
+        self.store.rollback(best, message.rollback_message(self.slug, record))
 
     # --- batches -------------------------------------------------------------------------------
 
     def recall(self, position: Position, batch: Datum) -> Datum | None:
         """A batch's or an item's result from before a kill, if items and state are the same."""
-        return self.progress.find(position, batch, self._state)
+        return self.progress.find(position, batch, self.now.state)
 
     def remember(
         self, position: Position, batch: Datum, data: Datum, seconds: float, *, waits: bool = False
@@ -278,7 +248,7 @@ class Experiment(History):
         """
         if self.store.is_shared:
             self.check_unedited()
-        self.progress.note(position, batch, data, seconds, self._state, waits=waits)
+        self.progress.note(position, batch, data, seconds, self.now.state, waits=waits)
         self.people.look()
 
     def deaths(self, position: Position, size: int) -> Mapping[int, ProgressNote]:
@@ -291,8 +261,8 @@ class Experiment(History):
             Restart: another process is to do it: this one has imported another state's files.
         """
         # Before a step that is recorded, this process has the step's files already.
-        is_ahead = position.split == "train" and self._recorded_steps
-        why = "" if is_ahead else self.interpreter.check(self._state)
+        is_ahead = position.split == "train" and self.now.recorded
+        why = "" if is_ahead else self.interpreter.check(self.now.state)
         return self.progress.deaths(position, size, why)
 
     def void_results(self) -> None:
@@ -303,7 +273,7 @@ class Experiment(History):
 
     def has_step(self, epoch: int, step: int) -> bool:
         """Whether a step, or a later one of its epoch, was recorded before a kill."""
-        return any(at == epoch and step <= number for at, number in self._recorded_steps)
+        return any(at == epoch and step <= number for at, number in self.now.recorded)
 
     def replay_step(self, optimizer: Optimizer, epoch: int, step: int) -> StepRecord | None:
         """Repeats a recorded step: its state and the optimizer's, without running it.
@@ -311,15 +281,15 @@ class Experiment(History):
         Returns:
             Its record; None if the step was not recorded before a kill, and is to be made.
         """
-        if (epoch, step) not in self._recorded_steps:
+        if (epoch, step) not in self.now.recorded:
             return None
-        revision, record = self._recorded_steps.pop((epoch, step))
+        revision, record = self.now.recorded.pop((epoch, step))
         if record.changed:
             self.store.restore(revision)
-            self._state = self.store.state()
+            self.now.state = self.store.state()
         optimizer.load_state_dict(record.state)
         self.positions.at(Position("stepped", epoch, step))
-        self._steps.append(record)
+        self.now.steps.append(record)
         return record
 
     def begin_step(self, epoch: int, step: int, budget_line: str = "") -> str:
@@ -334,12 +304,13 @@ class Experiment(History):
         self.check_unedited()
         self.positions.at(Position("step", epoch, step))
         self.violations.clear()
-        recorded = self.repeats.get((epoch, step), ("", None))[1]
+        candidate = self.now.side.number if self.now.side else 0
+        recorded = self.repeats.get((epoch, candidate, step), ("", None))[1]
         words = recorded.wishes if recorded else self.progress.words(epoch, step)
         words = self.people.begin_step(epoch, step, words, is_fixed=recorded is not None)
         budget_line = recorded.told or budget_line if recorded else budget_line
-        self._budget_line = self.progress.start_step(epoch, step, budget_line, words)
-        return self._budget_line
+        self.now.budget_line = self.progress.start_step(epoch, step, budget_line, words)
+        return self.now.budget_line
 
     def check_unedited(self) -> None:
         """Stops a run whose files are edited by hand, or by its own module.
@@ -358,8 +329,8 @@ class Experiment(History):
 
     def undo_step(self) -> None:
         """Takes back the edits of an optimizer that failed or was interrupted."""
-        start = _start_of_epoch(self.store.newest(), self.last_epoch + 1)
-        self.store.restore(self.store.tip if any(r.changed for r in self._steps) else start)
+        start = start_of_epoch(self.store.newest(), self.last_epoch + 1)
+        self.store.restore(self.store.tip if any(r.changed for r in self.now.steps) else start)
         self.people.end_step(is_made=False)
         self.progress.end_step(self.last_epoch + 1)
 
@@ -368,16 +339,19 @@ class Experiment(History):
     ) -> StepRecord:
         """Records a step; a step that changed the parameters is a commit."""
         state = self.store.state()
-        changed = state != self._state
-        tried, budget = self.violations, self._budget_line
+        changed = state != self.now.state
+        tried, budget = self.violations, self.now.budget_line
         record = step_record(optimizer, epoch, number, step, error, tried, budget, changed=changed)
+        if (side := self.now.side) is not None:
+            name = f"{epoch}-c{side.number}-{number}"
+            record = replace(record, id=name, candidate=side.number, origin=side.origin)
         record = replace(record, wishes=self.people.end_step(is_made=not error))
         if record.changed:
             self.store.commit(state, message.step_message(self.slug, record), [record])
-            self._state = state
+            self.now.state = state
         else:
             self.store.annotate(self.store.tip, [record])
-        self._steps.append(record)
+        self.now.steps.append(record)
         self.progress.end_step(epoch)
         self.positions.at(Position("stepped", epoch, number))
         return record
@@ -393,7 +367,7 @@ class Experiment(History):
             items: Split to results for the policy, one Datum an item.
             results: Those of each measurement of val; the same, where there was one.
         """
-        self._items, self._passes, self._compared = dict(items), list(results), []
+        self.now.items, self.now.passes, self.now.compared = dict(items), list(results), []
 
     def on_epoch_complete(
         self,
@@ -407,8 +381,12 @@ class Experiment(History):
         cost: Cost = Cost(),  # frozen
         stop: str = "",
         state: Mapping[str, Any] | None = None,
+        tried: Sequence[Draft] = (),
     ) -> MetricsRecord:
         """Writes the epoch down: traces, lesson, metrics; then tags it, or rolls back.
+
+        Args:
+            tried: The candidates of an epoch that has several; the present attempt is the best.
 
         Returns:
             The val record.
@@ -418,34 +396,44 @@ class Experiment(History):
         view = self.view(epoch, metrics, monitor, mode, cost)
         check_states(state or {})
         record = replace(
-            val_record(self, view, decision, self._steps, known),
-            tree=self._state,
+            val_record(self, view, decision, self.now.steps, known),
+            tree=self.now.state,
             inputs=inputs,
             stop=stop,
             state=state or {},
             repeat=self.repeat,
             restarts=self.progress.restarts,
             restarts_s=self.progress.restarts_s,
-            values=values_of(self._parameters),
+            values=self.now.values if tried else values_of(self._parameters),
         )
+        if tried:
+            record = of_search(record, self.now, tried)
+        if is_joined := any(attempt.changed for attempt in tried):
+            onto = self.now.revision if decision.kept else self.revision_of(self.best_epoch)
+            beside = [attempt.revision for attempt in tried if attempt.changed]
+            self.store.stage(onto, beside, message.search_message(self.slug, record))
         revision = self.store.tip
-        passes = [("val", items, number) for number, items in enumerate(self._passes)]
-        measured = passes or [(split, items, 0) for split, items in self._items.items()]
+        passes = [("val", items, number) for number, items in enumerate(self.now.passes)]
+        measured = passes or [(split, items, 0) for split, items in self.now.items.items()]
         self.store.annotate(revision, [trace_record(epoch, *each) for each in measured])
-        if epoch > 0:
-            self.memory.learn(lesson_of(self.slug, record, view, self._steps))
+        if tried:
+            self._note_candidates(tried, record)
+        elif epoch > 0:
+            self.memory.learn(lesson_of(self.slug, record, view, self.now.steps))
         judged = [*other_records(epoch, metrics, decision.verdict), record]
         self.store.annotate(revision, [*self.store.calls(), *judged])
+        if is_joined:
+            self.store.publish()
         self.add_epoch(judged, revision)
         if decision.kept:
-            is_new, best = known is None, self._items.get("val", [])
+            is_new, best = known is None, self.now.items.get("val", [])
             self.best_items = best if is_new else mean_items(self._passes_of(self.best_epoch))
-        self._steps, self._items, self._passes, self._compared = [], {}, [], []
-        self.progress.clear()
+        self.now = Draft(EpochProgress(self.store))
         self._finish(record, revision)
-        self._state = self.record_of(record.best_epoch).tree
+        self.now.state = self.record_of(record.best_epoch).tree
         self._note_environment()
         self.store.clear_progress()
+        self.store.forget_candidates(epoch)
         return record
 
     def on_test_complete(
@@ -493,7 +481,7 @@ class Experiment(History):
             ExperimentError: the epoch was not kept.
         """
         self.store.checkout(self.best_epoch if epoch is None else epoch)
-        self._state = self.store.state()
+        self.now.state = self.store.state()
 
     @contextmanager
     def at(self, epoch: int) -> Iterator[None]:
@@ -555,7 +543,7 @@ class Experiment(History):
     def close(self) -> None:
         """Lets go of the store."""
         if self.is_open and self._by_hand:
-            steps = len(self._steps) + len(self._recorded_steps)
+            steps = len(self.now.steps) + len(self.now.recorded)
             self._event("stopped", f"{steps} step{'s' * (steps != 1)} of a manual loop")
         self.store.close()
         self.is_open = self._by_hand = False
@@ -579,13 +567,10 @@ class Experiment(History):
             self._event("measured", environment=new)
 
     def _event(self, name: str, detail: str = "", **more: Any) -> None:
+        if self.is_guest:
+            return
         epoch = max(self.last_epoch, 0)
         self._annotate_start(Event(epoch=epoch, name=name, detail=detail, **more))
 
     def _annotate_start(self, event: Event) -> None:
         self.store.annotate(self.store.start, [event.stamped()])
-
-
-def _start_of_epoch(log: Iterable[Revision], epoch: int) -> str:
-    """The revision that an epoch started from: the newest that is not one of its steps."""
-    return next(r.id for r in log if r.trailer(message.EPOCH) != str(epoch))

@@ -11,6 +11,7 @@ from typing import Any
 from autopilot.audit import run_here
 from autopilot.core.callback import Hooks, RunView
 from autopilot.core.comparison import EpochView
+from autopilot.core.draft import Draft
 from autopilot.core.evaluation import Evaluator
 from autopilot.core.figures import wish
 from autopilot.core.gradient import TextGradient
@@ -53,6 +54,7 @@ class Fit(Run):
 
     Attributes:
         got_feedback: Whether feedback of the epoch reached a parameter.
+        tried: The candidates of an epoch that has several.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Fit(Run):
         self.train, self.val = train, val
         self.max_epochs, self.accumulate, self.with_noise = max_epochs, accumulate, with_noise
         self.got_feedback, self._lost_feedback = False, list[str]()
+        self.tried = list[Draft]()
         self._stepped = 0
 
     # --- the epoch -----------------------------------------------------------------------------
@@ -91,7 +94,13 @@ class Fit(Run):
 
     def start_epoch(self, epoch: int) -> None:
         super().start_epoch(epoch)
-        self.got_feedback, self._lost_feedback = False, []
+        self.tried = []
+        self.start_draft()
+
+    def start_draft(self) -> None:
+        """Forgets what was gathered for an earlier epoch, or for an earlier candidate of this."""
+        self.got_feedback, self._lost_feedback, self.refused = False, [], None
+        self.seen.clear()
         self.evaluator.forget()
 
     def view(self) -> EpochView:
@@ -118,14 +127,14 @@ class Fit(Run):
             return
         if not self.experiment.ignore_stop:
             self.stop(self.experiment.history[-1].stop)
-        for record in self.experiment.history if self.optimizer.is_told() else ():
+        for record in self.experiment.records_told() if self.optimizer.is_told() else ():
             self.optimizer.tell(record)
         self.optimizer.load_state_dict(saved.get("optimizer", {}))
         self.hooks.load_states(saved.get("callbacks", {}))
 
     def note_rest(self) -> None:
         """Notes the time of an epoch that is left in its middle: it counts when it goes on."""
-        if self.experiment.last_epoch < self.epoch:
+        if self.experiment.last_epoch < self.epoch and not self.experiment.is_guest:
             # Why it is left is more than that it cannot be noted.
             with contextlib.suppress(AutopilotError):
                 progress, seconds = self.experiment.progress, self.meter.seconds()
@@ -310,7 +319,8 @@ class Fit(Run):
         def attempt() -> tuple[Step | None, str]:
             told = target_line(self.hooks.callbacks) + self.left()
             self.budget_line = experiment.begin_step(self.epoch, number, told)
-            seed_everything(self.seed, "step", self.epoch, number)
+            chance = [self.candidate] if self.candidate > 1 else []
+            seed_everything(self.seed, "step", self.epoch, number, *chance)
             try:
                 step = self._edited(number)
                 check_states({"optimizer": optimizer.state_dict()})
@@ -368,7 +378,8 @@ class Fit(Run):
         Where no further call can be made, or a service did not answer, it is raised.
         """
         if isinstance(failure, ReplayMissError):
-            _, recorded = self.experiment.repeats.get((self.epoch, self._stepped), ("", None))
+            place = self.epoch, self.candidate, self._stepped
+            _, recorded = self.experiment.repeats.get(place, ("", None))
             if recorded is not None and recorded.error:
                 return recorded.error
             raise failure

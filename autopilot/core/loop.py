@@ -90,12 +90,12 @@ class EpochLoop(Loop):
         return train
 
     def learn_from_val(self, fit: Fit) -> SplitMetrics:
-        """Without a train split: feedback from the best state's val results, then one step."""
+        """Without a train split: feedback from the val results of the state it starts from."""
         fit.module.train()
         is_read = fit.optimizer.reads_feedback() and not fit.experiment.has_step(fit.epoch, 1)
-        metrics, results = fit.experiment.val_of(fit.experiment.best_epoch) if is_read else ({}, [])
+        metrics, results, epoch = fit.experiment.val_before() if is_read else ({}, [], 0)
         val = SplitMetrics(fit.module, keep_items=True, known=metrics)
-        given = recorded_batches(fit.evaluator, fit.val, results) if results else ()
+        given = recorded_batches(fit.evaluator, fit.val, results, epoch) if results else ()
         for index, (data, batch) in enumerate(given):
             fit.gather(data, batch, 1)
             fit.call("on_after_loss", data, batch, index)
@@ -146,6 +146,8 @@ class EpochLoop(Loop):
             cost=fit.cost,
             stop=fit.stop_reason,
             state=fit.states(),
+            tried=fit.tried,
         )
-        fit.optimizer.tell(record)
+        for each in [attempt.record for attempt in fit.tried if attempt.record] or [record]:
+            fit.optimizer.tell(each)
         fit.call("on_epoch_recorded", record)

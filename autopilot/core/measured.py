@@ -275,13 +275,13 @@ def measure_once(
 
 
 def recorded_batches(
-    evaluator: Evaluator, val: Iterable[Any] | None, recorded: Iterable[Datum]
+    evaluator: Evaluator, val: Iterable[Any] | None, recorded: Iterable[Datum], best: int
 ) -> Iterator[tuple[Datum, Datum]]:
-    """The val results of the best state, each batch with the items that it was given.
+    """The val results of an epoch, `best`, each batch with the items that it was given.
 
     Feedback on them goes to the module as a whole: the calls inside it are not recorded.
     """
-    best, results = evaluator.experiment.best_epoch, {item.id: item for item in recorded}
+    results = {item.id: item for item in recorded}
     # The epoch's number gives its order of items, and with it the ids of their batches.
     for _, batch, _ in batches(val or (), "val", best, evaluator.seed):
         ids = [item.id for item in batch.leaves()]

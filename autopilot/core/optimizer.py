@@ -31,6 +31,9 @@ class Optimizer(Stepping):
             worktree, all changes beside the parameters are then undone. Set by the class.
         needs_gradient: Whether a step is of no use without feedback: the run then stops and says
             why there is none. False for a search, which has no default patience. Set by the class.
+        proposal: Which of how many candidates of the epoch the next step makes: (2, 4) is the
+            second of four, and all start from the same state of the optimizer. A step that depends
+            on chance gets its own; one that does not takes the second of its choices.
         steerable: Whether `step` reads what people say: `current_run().wishes`. Set by the class.
 
     >>> class Halve(Optimizer):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -82,6 +82,9 @@ class EpochProgress:
 
     Attributes:
         lost: What was paid before a kill for results that have to be made again.
+        borrowed: How many results count for another candidate.
+        counted: The results that count already: the candidates of an epoch have one set; None
+            where it has one alone.
         restarts: How often another process went on with the epoch.
         restarts_s: The seconds that this took.
         notes: What an earlier process noted on the epoch.
@@ -90,6 +93,7 @@ class EpochProgress:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.counted: set[tuple[_BatchKey, int, str]] | None = None
         self._step, self._step_began_s = 0, 0.0
         self.clear()
 
@@ -98,7 +102,8 @@ class EpochProgress:
         self._known: dict[_BatchKey, dict[int, ProgressNote]] = defaultdict(dict)
         self._deaths: dict[_BatchKey, dict[int, ProgressNote]] = defaultdict(dict)
         self._begun: dict[tuple[int, int], ProgressNote] = {}
-        self.lost = Cost()
+        self._lent: dict[tuple[_BatchKey, int, str], ProgressNote] = {}
+        self.lost, self.borrowed = Cost(), 0
         self.restarts, self.restarts_s = 0, 0.0
         self.notes: tuple[str, ...] = ()
         self.stop = ""
@@ -200,10 +205,30 @@ class EpochProgress:
 
     def find(self, position: Position, batch: Datum, state: str) -> Datum | None:
         """A batch's or an item's result from before a kill, if items and state are the same."""
-        found = self._known.get(position.batch, {}).get(position.item)
-        if found is None or found.key != _key(batch, state):
-            return None
+        found, key = self._known.get(position.batch, {}).get(position.item), _key(batch, state)
+        if found is None or found.key != key:
+            found = self._lent.get((position.batch, position.item, key))
+            if found is None:
+                return None
+        if not found.waits:
+            self._count(position, key, found.items)
         return datum_from_json(found.data, split=position.split, epoch=position.epoch)
+
+    def _count(self, position: Position, key: str, items: int) -> None:
+        """Counts a result of several candidates for the first of them, whichever measured it."""
+        if self.counted is not None:
+            mark = position.batch, position.item, key
+            self.borrowed += items if mark in self.counted else 0
+            self.counted.add(mark)
+
+    def borrow(self, notes: Iterable[ProgressNote]) -> None:
+        """Lets results of another candidate count, where items and state are the same."""
+        for note in notes:
+            if note.void:
+                self._lent.clear()
+            elif note.data and not note.waits:
+                batch = note.split, note.epoch, note.batch, note.repeat
+                self._lent[batch, note.item, note.key] = note
 
     def note(
         self,
@@ -226,10 +251,13 @@ class EpochProgress:
             # Once the step is made, the outcome is all that is asked for.
             value, waits = _without_payload(value), True
             is_odd = bool(unlike_json(value, ""))
+        key = _key(batch, state)
+        if not (waits or is_odd):
+            self._count(position, key, 0)
         self._store.note_progress(
             _note(
                 position,
-                key=_key(batch, state),
+                key=key,
                 data={} if is_odd else value,
                 items=len(batch),
                 seconds=seconds,

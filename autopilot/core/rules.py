@@ -48,6 +48,8 @@ class Rule(ABC):
 class RuleOptimizer(Optimizer):
     """Applies one rule a step: the next in order that applies, is not blocked and does something.
 
+    Of several candidates in an epoch, the second one takes the rule after that, and so on.
+
     Args:
         parameters: List of Parameter.
         rules: The strategies, in order. After the last comes the first again.
@@ -83,13 +85,18 @@ class RuleOptimizer(Optimizer):
         self._next = 0
 
     def step(self) -> Step | None:
-        for offset in range(len(self.rules)):
+        others = self.proposal[0] - 1  # those before it take the rules before
+        before = [(p, p.snapshot()) for p in self.parameters] if others else []
+        for offset in range(len(self.rules) * self.proposal[0]):
             rule = self.rules[(self._next + offset) % len(self.rules)]
-            if rule.name in self.blocked:
+            if rule.name in self.blocked or not (done := self._apply(rule)):
                 continue
-            if done := self._apply(rule):
+            if not others:
                 self._next = (self._next + offset + 1) % len(self.rules)
                 return Step("; ".join(done), rule.name)
+            others -= 1
+            for parameter, snapshot in before:
+                parameter.restore(snapshot)
         return None
 
     def exhausted(self) -> str:
@@ -153,6 +160,7 @@ class ChainOptimizer(Optimizer):
         for optimizer in self.optimizers:
             # Also the strategies that were blocked by hand here, which the loop does not assign.
             optimizer.blocked, optimizer.context = self.blocked, self.context
+            optimizer.proposal = self.proposal
             own = optimizer.parameters
             # An agent may write into any file, and in a replay it brings the edits of all.
             others = [p for p in self.parameters if p not in own] if optimizer.confined else []

@@ -81,6 +81,7 @@ class Run:
         stop_reason: Why the run ends after it; "" if it goes on.
         budget_line: A sentence on the budget left, for the optimizer; "" without a budget.
         step_number: The number of the optimizer step in progress; 0 outside of steps.
+        candidate: The number of the candidate in progress; 0: the epoch has one alone.
         repeat: The number of the measurement in progress: from 1 on, models are asked anew.
         refused: The state that a person refused in this epoch, before it was measured.
         seen: The train items that the next optimizer step may look at.
@@ -97,7 +98,7 @@ class Run:
         self.experiment, self.hooks = experiment, hooks or Hooks()
         self.ledger, self.outages = ledger or Ledger(), outages or Outages()
         self.meter = EpochMeter(self.ledger)
-        self.epoch = self.step_number = self.repeat = 0
+        self.epoch = self.step_number = self.repeat = self.candidate = 0
         self.metrics: dict[str, dict[str, float]] = {}
         self.decision: Decision | None = None
         self.cost, self.seen, self.asking = Cost(), StepItems(), (0, "")
@@ -108,6 +109,11 @@ class Run:
         self._charged: set[str] = set()
         self._services: dict[type[object], object] = {}
         self._lock = threading.Lock()
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """Epoch, candidate and step in progress."""
+        return self.epoch, self.candidate, self.step_number
 
     def call(self, moment: str, *arguments: object) -> None:
         """Runs one method of every callback, and of the module if it has it."""

@@ -41,6 +41,7 @@ class Stepping:
     confined = False
     needs_gradient = True
     steerable = False
+    proposal = (1, 1)
 
     def __init__(self, parameters: Iterable[Parameter]) -> None:
         self.parameters = list(parameters)

@@ -1,247 +1,24 @@
-"""The store: every state of the parameters, and the records on it.
-
-Invariants, for every implementation:
-
-- Revisions form one line that is only appended to; the tip's content at the parameters is what a
-  resumed run starts from.
-- `commit` writes records before the revision becomes visible: there is no revision without them.
-- A tag, once set, never moves.
-- `restore` is exact: files that the revision lacks are removed, everything else is as it was.
-- One writer at a time. Reading is safe at any time.
-"""
+"""The store in memory, and the contract that every store keeps, which stands in `store_base.py`."""
 
 from __future__ import annotations
 
 import difflib
-from abc import ABC, abstractmethod
 from collections import defaultdict, deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
 
 from autopilot.core.items import copied
 from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.core.records import message
-from autopilot.core.records.index import INDEXED, Index
-from autopilot.core.records.learnt import BLOCK_AFTER
-from autopilot.core.records.record import (
-    Event,
-    LlmRecord,
-    Manifest,
-    MetricsRecord,
-    ProgressNote,
-    Record,
-    StepRecord,
-)
+from autopilot.core.records.record import LlmRecord, Manifest, ProgressNote, Record
+from autopilot.core.store_base import R, Revision, Side, Store
 from autopilot.core.types import canonical, digest
 from autopilot.errors import ExperimentError
 
-R = TypeVar("R", bound=Record)
+__all__ = ["InMemoryStore", "R", "Revision", "Side", "Store"]
+
 _PROGRESS = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Revision:
-    """One entry of the line.
-
-    Args:
-        id: Names it; a commit id in git.
-        tree: The state's id: equal states have equal ids.
-        message: Subject, body and trailers.
-    """
-
-    id: str
-    tree: str
-    message: str
-
-    def trailer(self, name: str) -> str | None:
-        """The value of a trailer of the message."""
-        return message.trailer(self.message, name)
-
-
-class Store(ABC):
-    """Versions of the parameters of one experiment.
-
-    Attributes:
-        slug: The experiment's name.
-        is_shared: Whether others may edit the parameters meanwhile. Then the loop checks for edits
-            at each result, not only at each step and epoch.
-    """
-
-    slug: str
-    is_shared: bool = True
-
-    @abstractmethod
-    def bind(self, parameters: Sequence[Parameter]) -> None:
-        """Sets the parameters that it keeps.
-
-        Raises:
-            ParameterError: a parameter that this store cannot keep.
-        """
-
-    @abstractmethod
-    def begin(self, manifest: Manifest) -> str:
-        """Makes the first revision, of the present state, and takes hold of the experiment.
-
-        Raises:
-            ExperimentError: the experiment exists already.
-        """
-
-    @abstractmethod
-    def reopen(self) -> None:
-        """Takes hold of an experiment that exists, to go on with it.
-
-        Raises:
-            ExperimentError: there is none.
-        """
-
-    @abstractmethod
-    def exists(self) -> bool:
-        """Whether the experiment has been begun."""
-
-    @property
-    @abstractmethod
-    def tip(self) -> str:
-        """The newest revision's id."""
-
-    @abstractmethod
-    def state(self) -> str:
-        """The id of the parameters' present state."""
-
-    @abstractmethod
-    def commit(self, state: str, message: str, records: Sequence[Record]) -> str:
-        """Appends a revision of a state that `state()` returned, with its records."""
-
-    @abstractmethod
-    def rollback(self, revision: str, message: str) -> str:
-        """Appends a revision with another one's state, and restores it."""
-
-    @abstractmethod
-    def restore(self, revision: str) -> None:
-        """Puts the parameters into a revision's state, exactly."""
-
-    def checkout(self, epoch: int) -> None:
-        """Puts the parameters into the state of a kept epoch, exactly.
-
-        Raises:
-            ExperimentError: the epoch was not kept.
-        """
-        self.restore(self.revision(epoch))
-
-    def revision(self, named: str | int) -> str:
-        """The id of a revision: itself, or that of a kept epoch.
-
-        Raises:
-            ExperimentError: the epoch was not kept.
-        """
-        if isinstance(named, str):
-            return named
-        kept = self.tags()
-        if named not in kept:
-            there = ", ".join(str(number) for number in sorted(kept)) or "none yet"
-            raise ExperimentError(
-                f"{self.slug} has no kept epoch {named}", hint=f"kept epochs: {there}"
-            )
-        return kept[named]
-
-    @abstractmethod
-    def edited(self) -> list[str]:
-        """The files that changed since the store last wrote or read them."""
-
-    @abstractmethod
-    def annotate(self, revision: str, records: Sequence[Record]) -> None:
-        """Adds records to a revision, kind by kind in the given order; a repeated id replaces."""
-
-    @abstractmethod
-    def records(self, kind: type[R]) -> list[tuple[str, R]]:
-        """All records of a class, with the revision that they are on, by epoch."""
-
-    def refuse_gap(self, judged: Collection[int]) -> None:  # noqa: B027  # elsewhere none can go
-        """Refuses an epoch without a verdict before others that have one.
-
-        Raises:
-            RecordError: the record of one is gone; it names the place. Here, none can go.
-        """
-
-    def records_on(self, revision: str, kind: type[R]) -> list[R]:
-        """The records of a class on one revision."""
-        return [record for at, record in self.records(kind) if at == revision]
-
-    @abstractmethod
-    def tag(self, epoch: int, revision: str, message: str) -> None:
-        """Marks a revision as a kept epoch's; the same again does nothing."""
-
-    @abstractmethod
-    def tags(self) -> dict[int, str]:
-        """Kept epoch to revision."""
-
-    @abstractmethod
-    def log(self) -> list[Revision]:
-        """All revisions, newest first."""
-
-    @property
-    def start(self) -> str:
-        """The first revision's id."""
-        return self.log()[-1].id
-
-    def newest(self) -> Iterator[Revision]:
-        """All revisions, newest first, read one after another."""
-        return iter(self.log())
-
-    def index(self, block_after: int = BLOCK_AFTER) -> Index:
-        """The facts on all epochs, and all lessons; their counts under a rule are quick."""
-        return Index().take(pair for kind in INDEXED for pair in self.records(kind))
-
-    def steps_since(self, epoch: int) -> list[tuple[str, StepRecord]]:
-        """The steps of epochs after a judged one, with the revisions that they are on."""
-        found = list[tuple[str, StepRecord]]()
-        for at in (revision.id for revision in self.newest()):
-            found += ((at, step) for step in self.records_on(at, StepRecord) if step.epoch > epoch)
-            if any(record.epoch == epoch for record in self.records_on(at, MetricsRecord)):
-                break
-        return found[::-1]
-
-    def untagged(self, kept: Iterable[int]) -> list[int]:
-        """Those of some epochs that `tags` lacks."""
-        return sorted({*kept} - self.tags().keys())
-
-    @abstractmethod
-    def diff(self, old: str | int, new: str | int) -> str:
-        """The unified diff between two revisions, or the states of two kept epochs."""
-
-    @abstractmethod
-    def note_progress(self, progress: ProgressNote) -> None:
-        """Keeps a batch's result at once, so that a kill does not lose it."""
-
-    @abstractmethod
-    def progress(self) -> list[ProgressNote]:
-        """The notes of progress since the last `clear_progress`."""
-
-    @abstractmethod
-    def note_call(self, call: LlmRecord) -> None:
-        """Keeps a model call at once, so that a kill does not lose it. From any thread."""
-
-    @abstractmethod
-    def calls(self) -> list[LlmRecord]:
-        """The model calls that were noted since the last `clear_progress`."""
-
-    @abstractmethod
-    def clear_progress(self) -> None:
-        """Forgets the notes of progress, once they are part of an epoch's record."""
-
-    def hear(self) -> Sequence[Event]:
-        """The events that other processes handed over since the last call, now written down."""
-        return ()
-
-    def keep_derived(self, content: bytes) -> None:  # noqa: B027  # it can be made anew
-        """Keeps content that follows from the records and takes long to make; it may get lost."""
-
-    def derived(self) -> bytes:
-        """The content that `keep_derived` got last; b"" where there is none."""
-        return b""
-
-    def close(self) -> None:  # noqa: B027  # an in-memory store has nothing to let go of
-        """Lets go of the experiment."""
 
 
 class InMemoryStore(Store):
@@ -263,11 +40,14 @@ class InMemoryStore(Store):
         self._parameters: list[Parameter] = []
         self._states: dict[str, list[Any]] = {}
         self._revisions: list[Revision] = []
+        self._made = dict[str, Revision]()
+        self._line, self._sides = self._revisions, dict[Side, list[Revision]]()
         self._records: dict[tuple[str, str], dict[str, Record]] = defaultdict(dict)
         self._tags: dict[int, str] = {}
+        self._tagged: dict[tuple[int, int], str] = {}
         # As many as a repeated epoch can use: a run of a million batches stays small.
-        self._progress: deque[ProgressNote] = deque(maxlen=_PROGRESS)
-        self._calls: list[LlmRecord] = []
+        self._notes = defaultdict[str, deque[ProgressNote]](lambda: deque(maxlen=_PROGRESS))
+        self._asked = defaultdict[str, list[LlmRecord]](list)
         self._known = ""
 
     def bind(self, parameters: Sequence[Parameter]) -> None:
@@ -293,7 +73,28 @@ class InMemoryStore(Store):
 
     @property
     def tip(self) -> str:
-        return self._revisions[-1].id
+        return self._line[-1].id
+
+    @property
+    def start(self) -> str:
+        return self._revisions[0].id
+
+    def enter(self, side: Side | None) -> None:
+        self.side, self._line = side, self._revisions
+        if side is not None:
+            self._line = self._sides.setdefault(side, [self._find(side.base)])
+
+    def stage(self, revision: str, beside: Sequence[str], message: str) -> str:
+        return self._append(self._find(revision).tree, message)
+
+    def publish(self) -> None:
+        self.restore(self.tip)
+
+    def forget_candidates(self, last: int) -> None:
+        for side in [side for side in self._sides if side.epoch <= last]:
+            del self._sides[side]
+            self._notes.pop(side.name, None)
+            self._asked.pop(side.name, None)
 
     def state(self) -> str:
         snapshots = [parameter.snapshot() for parameter in self._parameters]
@@ -350,8 +151,14 @@ class InMemoryStore(Store):
     def tags(self) -> dict[int, str]:
         return dict(self._tags)
 
+    def tag_candidate(self, epoch: int, number: int, revision: str, message: str) -> None:
+        self._tagged[epoch, number] = revision
+
+    def tagged_candidates(self) -> Mapping[tuple[int, int], str]:
+        return dict(self._tagged)
+
     def log(self) -> list[Revision]:
-        return self._revisions[::-1]
+        return self._line[::-1]
 
     def diff(self, old: str | int, new: str | int) -> str:
         before, after = (self._texts(self._find(self.revision(r)).tree) for r in (old, new))
@@ -362,20 +169,27 @@ class InMemoryStore(Store):
         return "\n".join(lines)
 
     def note_progress(self, progress: ProgressNote) -> None:
-        self._progress.append(progress)
+        self._notes[self._place].append(progress)
 
     def progress(self) -> list[ProgressNote]:
-        return list(self._progress)
+        return list(self._notes[self._place])
+
+    def progress_of(self, side: Side) -> list[ProgressNote]:
+        return list(self._notes.get(side.name, ()))
 
     def note_call(self, call: LlmRecord) -> None:
-        self._calls.append(call)
+        self._asked[self._place].append(call)
 
     def calls(self) -> list[LlmRecord]:
-        return list(self._calls)
+        return list(self._asked[self._place])
 
     def clear_progress(self) -> None:
-        self._progress.clear()
-        self._calls.clear()
+        self._notes.pop(self._place, None)
+        self._asked.pop(self._place, None)
+
+    @property
+    def _place(self) -> str:
+        return self.side.name if self.side else ""
 
     def _texts(self, state: str) -> dict[str, str]:
         texts = {}
@@ -388,12 +202,13 @@ class InMemoryStore(Store):
         return texts
 
     def _append(self, state: str, message: str) -> str:
-        revision = f"{len(self._revisions):08d}"
-        self._revisions.append(Revision(revision, state, message))
+        revision = f"{len(self._made):08d}"
+        self._made[revision] = Revision(revision, state, message)
+        self._line.append(self._made[revision])
         return revision
 
     def _find(self, revision: str) -> Revision:
-        known = next((each for each in self._revisions if each.id == revision), None)
+        known = self._made.get(revision)
         if known is None:
             raise ExperimentError(f"there is no revision {revision}", hint="see store.log()")
         return known

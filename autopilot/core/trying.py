@@ -69,7 +69,7 @@ class HandOptimizer(Optimizer):
         run = current_run()
         assert run is not None, "the loop calls it"
         experiment = run.experiment
-        revision, recorded = experiment.repeats.get((run.epoch, run.step_number), ("", None))
+        revision, recorded = experiment.repeats.get(run.place, ("", None))
         if recorded is not None:  # a replay repeats the step from its commit
             if recorded.changed:
                 experiment.store.restore(revision)
@@ -175,7 +175,7 @@ class TryLoop(EpochLoop):
         for number in itertools.count(1):
             record = experiment.replay_step(optimizer, fit.epoch, number)
             if record is None:
-                is_recorded = (fit.epoch, number) in experiment.repeats
+                is_recorded = (fit.epoch, 0, number) in experiment.repeats
                 if not (is_recorded if experiment.repeats else number <= due):
                     break
                 fit.call("on_before_optimizer_step", optimizer)

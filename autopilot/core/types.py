@@ -264,6 +264,15 @@ class Cost:
     cost_usd: float = 0.0
     seconds: float = 0.0
 
+    def since(self, before: Cost) -> Cost:
+        """The part of it that came after an earlier total."""
+        return Cost(
+            self.evaluations - before.evaluations,
+            self.tokens - before.tokens,
+            self.cost_usd - before.cost_usd,
+            self.seconds - before.seconds,
+        )
+
     def __add__(self, other: Cost) -> Cost:
         return Cost(
             self.evaluations + other.evaluations,

@@ -11,6 +11,7 @@ from typing import Any
 
 from autopilot import __version__
 from autopilot.core.comparison import EpochView
+from autopilot.core.draft import Draft
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Decision
@@ -134,6 +135,21 @@ def val_record(
         unmeasured=unmeasured_in(view.items),
         noise=history.noise if view.epoch == 0 else None,
         memorized=decision.memorized,
+    )
+
+
+def of_search(record: MetricsRecord, attempt: Draft, tried: Sequence[Draft] = ()) -> MetricsRecord:
+    """The record of a candidate, or of an epoch whose best candidate it is.
+
+    Args:
+        tried: All candidates, of an epoch's record.
+    """
+    assert attempt.side is not None, "a candidate has a side"
+    return replace(
+        record,
+        candidate=attempt.side.number,
+        revisions=tuple(each.revision if each.changed else "" for each in tried),
+        origin=attempt.side.origin,
     )
 
 

@@ -126,7 +126,7 @@ class Bench:
             max_wait_s = MAX_WAIT_S if options.max_wait is None else options.max_wait
         return Trainer(
             callbacks=callbacks,
-            loop=TryLoop() if loop is None and self.manifest.by_hand else loop,
+            loop=loop or (TryLoop() if self.manifest.by_hand else options.loop()),
             experiment=experiment,
             accumulate_grad_batches=options.accumulate,
             monitor=options.monitor,

@@ -13,7 +13,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from autopilot.core.callback import Callback
 from autopilot.core.interpreter import Fresh
+from autopilot.core.loop import EpochLoop
 from autopilot.core.records.record import Event, Manifest
+from autopilot.core.search import SearchLoop
+from autopilot.core.selection import selection
 from autopilot.core.signatures import option
 from autopilot.core.stopping import Budget, EarlyStopping, Plateau
 from autopilot.engine.board import check_timeout, parse_size
@@ -132,6 +135,27 @@ class Options:
     repeat: int | None = option(
         "Measure each val item so often, and judge the means.", fixed=True, min=1
     )
+    proposals: int | None = option(
+        "Candidates that each epoch makes, side by side; the best one is kept if it passes.",
+        fixed=True,
+        min=1,
+        metavar="N",
+    )
+    parents: int | None = option(
+        "States that the candidates of an epoch start from; 1 unless given.", fixed=True, min=1
+    )
+    select: str | None = option(
+        "How these states are chosen: best (unless given), frontier, beam:K, tournament, bandit, "
+        "or module:Class.",
+        fixed=True,
+        metavar="NAME",
+    )
+    keep_states: str | None = option(
+        "Candidates that stay beside the best one as states to start from: none (unless given, "
+        "for best), all that no other state dominates, or the best N of these.",
+        fixed=True,
+        metavar="all|none|N",
+    )
     review: bool | None = option(
         "Hold each edit until you approve or refuse it.", names="--review/--no-review"
     )
@@ -163,6 +187,7 @@ class Options:
             )
         if self.jobs is not None and not hasattr(os, "fork"):
             raise UsageError("--jobs needs a system with fork", hint="leave it out")
+        self.loop()
 
     def read(self, folder: Path) -> Options:
         """The options with the texts of the files that `@FILE` names.
@@ -204,6 +229,23 @@ class Options:
                 each = [value] if isinstance(value, str | int | float) else value
                 found += [word for one in each for word in (name, str(one))]
         return found
+
+    def loop(self) -> EpochLoop:
+        """How epochs follow one another.
+
+        Raises:
+            UsageError: the options of a search do not go together.
+        """
+        given = self.proposals, self.parents, self.select, self.keep_states
+        if given == (None,) * 4:
+            return EpochLoop()
+        named, parents = self.select or "best", self.parents or 1
+        kept = self.keep_states or ("none" if named == "best" else "all")
+        if kept not in ("all", "none") and not kept.isdecimal():
+            raise UsageError(f"--keep-states {kept}", hint="all, none, or how many of an epoch")
+        count = {"all": None, "none": 0}.get(kept, -1)
+        count = int(kept) if count == -1 else count
+        return SearchLoop(self.proposals or parents, parents, selection(named), count)
 
     def conditions(self, *, alone: bool) -> list[Callback]:
         """The stop conditions.

@@ -26,6 +26,7 @@ from autopilot.engine.bench import Bench, Upkeep, check_parameters, explain_miss
 from autopilot.engine.board import Child
 from autopilot.engine.fresh import ItemLimits, alone, approved_state, importing_state, take_over
 from autopilot.engine.loading import described, users_code
+from autopilot.engine.nursery import working_ahead
 from autopilot.engine.options import DEFAULT_MAX_EPOCHS, Options, options_of
 from autopilot.engine.request import Request, claim
 from autopilot.engine.supervisor import interruptible
@@ -42,9 +43,10 @@ from autopilot.errors import (
 from autopilot.git import refs
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
+from autopilot.git.worktrees import remove_worktree
 from autopilot.sandbox.confinement import guard_of
 from autopilot.sandbox.environment import differing, told_apart
-from autopilot.sandbox.workspace import open_workspace, undone_on_failure
+from autopilot.sandbox.workspace import candidates_of, open_workspace, undone_on_failure
 from autopilot.tracking.checkout import drop_bytecode
 from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.holding import GitMemory, unnoted
@@ -83,6 +85,7 @@ class Session:
     ) -> None:
         self.child = child or Child(is_supervised=False)
         self.user, self.slug, self.manifest, self.options = user, slug, manifest, options
+        self._ahead = working_ahead(self.child, user, manifest, options, lock)
         self.notes: list[str] = []
         self.remarks: list[str] = []
         self._clean_up: Callable[[], None] = lambda: None
@@ -232,7 +235,7 @@ class Session:
         self.trainer = bench.trainer(
             experiment,
             options,
-            [*options.conditions(alone=alone), *callbacks, Upkeep(bench, self.child)],
+            [*options.conditions(alone=alone), *callbacks, Upkeep(bench, self.child), *self._ahead],
         )
         with users_code(manifest.target):
             self.trainer.prepare(self.module)
@@ -257,8 +260,12 @@ class Session:
         """Removes the worktree, and keeps what is to be kept of it."""
         workspace = self.workspace
         if not workspace.in_place:
-            paths, place = self.options.keep or () if keep else (), workspace.repo.workdir
-            self.outputs += keep_outputs(place, self.user, self.bench.manifest, paths)
+            paths = self.options.keep or () if keep else ()
+            others = candidates_of(self.user, self.slug)
+            for place in (workspace.repo.workdir, *others):
+                self.outputs += keep_outputs(place, self.user, self.bench.manifest, paths)
+            for place in others:
+                remove_worktree(self.user, place)
         workspace.remove()
 
     def run(self, *, score_test: bool = True) -> Result:

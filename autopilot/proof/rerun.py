@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 from autopilot.core.records.record import MetricsRecord, StepRecord
@@ -13,6 +14,7 @@ from autopilot.git.repository import Repository
 from autopilot.proof import replay
 from autopilot.proof.measuring import MeasuringWorktree, Task, answers, workspace_at
 from autopilot.sandbox.processes import Processes
+from autopilot.tracking.attribution import every_step
 from autopilot.tracking.epochs import Epoch
 from autopilot.tracking.integrity import Difference
 from autopilot.tracking.notebook import Notebook
@@ -152,18 +154,28 @@ class Rerun(replay.Replay):
     def _steps(
         self, epoch: int, steps: Sequence[tuple[StepRecord, str]], repo: Repository
     ) -> list[Difference]:
-        noted = self.notebook.steps(epoch)
-        recorded = {record.step: (commit, record) for commit, record in noted}
-        again = {step.step: (step, tree) for step, tree in steps}
+        noted = self._noted.get(epoch) or self.notebook.steps(epoch)
+        recorded = {(r.candidate, r.step): (commit, r) for commit, r in noted}
+        again = {(step.candidate, step.step): (step, tree) for step, tree in steps}
         found: list[Difference] = []
-        for number in sorted(recorded.keys() | again.keys()):
-            if number not in recorded or number not in again:
-                there = ["a step" if number in each else "none" for each in (recorded, again)]
-                found.append(Difference(epoch, f"step {number}", *there))
+        for place in sorted(recorded.keys() | again.keys()):
+            if place not in recorded or place not in again:
+                there = ["a step" if place in each else "none" for each in (recorded, again)]
+                name = f"step {place[1]}" + (f" of candidate {place[0]}" if place[0] else "")
+                found.append(Difference(epoch, name, *there))
                 continue
-            commit, record = recorded[number]
+            commit, record = recorded[place]
             tree = objects.tree_of(repo, commit) if record.changed else ""
-            found += _step(record, tree, *again[number], repo)
+            found += _step(record, tree, *again[place], repo)
+        return found
+
+    @cached_property
+    def _noted(self) -> dict[int, list[tuple[str, StepRecord]]]:
+        """The steps of epochs that have several candidates."""
+        found: dict[int, list[tuple[str, StepRecord]]] = {}
+        for commit, record in every_step(self.notebook):
+            if record.candidate:
+                found.setdefault(record.epoch, []).append((commit, record))
         return found
 
     def _tested(self, epoch: RerunEpoch) -> replay.EpochReplay:

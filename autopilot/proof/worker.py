@@ -57,6 +57,7 @@ from autopilot.sandbox.audit_hooks import Inputs, Offline
 from autopilot.sandbox.confinement import InputsGuard
 from autopilot.sandbox.processes import answer_with, further_request
 from autopilot.sandbox.surroundings import Surroundings
+from autopilot.tracking.attribution import every_step
 from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.holding import GitMemory, block_after_by_epoch
 from autopilot.tracking.journal import Journal, ProgressFile
@@ -261,7 +262,7 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
     workspace, manifest, offline = task.workspace, task.manifest, Offline()
     repo, notebook = workspace.repo, Notebook(workspace.user, task.slug, task.tip)
     options, rules = Options(**manifest.options), block_after_by_epoch(notebook)
-    steps = list(notebook.records(StepRecord))
+    steps = list(every_step(notebook))
     ItemLimits.of(options).hold_on(child.board)
     # The repository is a borrowed one: no ref or note of the user's can be written.
     store = GitStore(task.slug, repo.workdir, in_place=False, include_dirty=True)
@@ -273,7 +274,7 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
     experiment = Experiment(store, GitMemory(store, rules[0], learnt), manifest)
     experiment.guard, experiment.died = _StepGuard(bench), child.deaths
     experiment.only_recorded = True
-    experiment.repeats = {(record.epoch, record.step): (commit, record) for commit, record in steps}
+    experiment.repeats = {(r.epoch, r.candidate, r.step): (commit, r) for commit, r in steps}
     experiment.people.load(notebook.events, notebook.index.wishes, notebook.journal.read_on)
     experiment.known_noise = notebook.noise
     experiment.recorded = notebook
@@ -282,7 +283,7 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
     ItemLimits.of(options, bench.module).hold_on(child.board)
     # The budget stops nothing here, but optimizers read how much of it is left.
     budget = [c for c in options.conditions(alone=False) if isinstance(c, Budget)]
-    loop = _SameEpochs(task.last, TryLoop() if manifest.by_hand else EpochLoop())
+    loop = _SameEpochs(task.last, TryLoop() if manifest.by_hand else options.loop())
     trainer = bench.trainer(experiment, options, [*budget, reporter], loop, max_wait_s=0)
     with contextlib.closing(store), _evaluating(bench, say, offline):
         trainer.fit(bench.module)

@@ -17,6 +17,7 @@ from autopilot.git.commands import run_git
 from autopilot.git.commits import count_in, merge_base, merge_trees
 from autopilot.git.refs import Branch, find_branch
 from autopilot.git.repository import Repository
+from autopilot.tracking.attribution import lineage
 from autopilot.tracking.epochs import Epoch
 from autopilot.tracking.layout import experiments
 from autopilot.tracking.notebook import Notebook
@@ -94,8 +95,8 @@ class ParameterHistory:
 
     @cached_property
     def kept(self) -> list[Epoch]:
-        """The kept epochs without the baseline, oldest first."""
-        return [e for e in self.notebook.epochs if e.verdict == "kept" and e.number]
+        """The kept epochs that the best state is made of, without the baseline, oldest first."""
+        return [epoch for epoch in lineage(self.notebook) if epoch.number]
 
     def changes(self, onto: str, since: int | None = None) -> list[ParameterChange]:
         """The changes one by one, oldest first; those that changed nothing are left out.

@@ -184,6 +184,12 @@ class Workspace:
             worktrees.remove_worktree(self.user, self.repo.workdir)
 
 
+def candidates_of(user: Repository, slug: str) -> list[Path]:
+    """The worktrees of an experiment's candidates; no slug has an "@"."""
+    own = worktrees.worktree_path(user, slug)
+    return sorted(own.parent.glob(f"{own.name}@*"))
+
+
 def directory_of(user: Repository, folder: Path) -> str:
     """A folder of the checkout as a path from its top; "" for the top itself."""
     directory = folder.resolve().relative_to(user.workdir.resolve()).as_posix()
@@ -197,6 +203,7 @@ def open_workspace(
     keep: Sequence[str] = (),
     *,
     is_replacement: bool = False,
+    name: str = "",
 ) -> Workspace:
     """The checkout for an experiment; one that a kill left behind is used again.
 
@@ -204,6 +211,7 @@ def open_workspace(
         keep: Outputs that are kept where that worktree is not whole.
         is_replacement: It goes on for a process that ended by itself, after all that it started:
             the worktree is as that process would have used it further.
+        name: Names the worktree, unless it is the experiment's.
 
     Raises:
         GitCommandError: the worktree cannot be made.
@@ -211,7 +219,7 @@ def open_workspace(
     """
     slug, base, in_place, links = manifest.slug, manifest.base, manifest.in_place, manifest.links
     directory = directory_of(user, folder)
-    path = user.workdir if in_place else worktrees.worktree_path(user, slug)
+    path = user.workdir if in_place else worktrees.worktree_path(user, name or slug)
     if not is_replacement:
         end_marked(path)
     if in_place:
@@ -305,11 +313,14 @@ def remove_leftover(
     if manifest.in_place:
         return []
     with held(user, manifest.slug):
-        end_marked(path)
-        if path.exists():
-            return _take_away(user, path, manifest, keep)
-        worktrees.remove_worktree(user, path)  # git may list it nevertheless
-        return []
+        written = list[WrittenPath]()
+        for place in (path, *candidates_of(user, manifest.slug)):
+            end_marked(place)
+            if place.exists():
+                written += _take_away(user, place, manifest, keep)
+            else:
+                worktrees.remove_worktree(user, place)  # git may list it nevertheless
+        return written
 
 
 def link_into(workspace: Workspace, folder: Path, base: str, link: str) -> Link:

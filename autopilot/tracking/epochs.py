@@ -17,7 +17,7 @@ from autopilot.errors import AutopilotError, RepositoryError
 from autopilot.files import REGULAR, FileState, replace_file
 from autopilot.git import objects, refs
 from autopilot.git.commands import Seen, looking
-from autopilot.git.commits import Commit, first_parent_log, is_ancestor
+from autopilot.git.commits import Commit, first_parent_log, is_ancestor, read_commit
 from autopilot.git.repository import Repository
 from autopilot.tracking.journal import Journal
 
@@ -33,7 +33,8 @@ class Epoch:
         before: The best value before it, None where there is none.
         origin: The epoch whose state it started from; None for the baseline.
         rollback: The rollback commit after a rejected epoch.
-        steps: Its step commits, oldest first; none where nothing was changed.
+        steps: Its step commits, oldest first; none where nothing was changed. Of an epoch with
+            several candidates: the last one of the best candidate.
     """
 
     record: MetricsRecord
@@ -107,6 +108,8 @@ def judged_epochs(
         metrics = {name: record.metrics for name, (_, record) in splits.items()}
         back = rollbacks[number].id if number in rollbacks else None
         own = tuple(step.id for step in steps.get(number, ()))
+        if val.candidates:  # of several candidates, the steps of the best one
+            own = (val.commit,) if val.commit else ()
         found.append(Epoch(val, commit, metrics, best, origin, back, own))
         best, origin = val.best, val.best_epoch
     return found
@@ -217,7 +220,11 @@ def _extend(index: Index, repo: Repository, journal: Journal, tips: dict[str, st
 
 
 def _is_below(repo: Repository, commit: str, tip: str) -> bool:
-    """Whether a commit is on a branch; notes are on others too: a kill left them, or a fetch."""
+    """Whether a commit is on a branch; notes are on others too: a kill left them, or a fetch.
+
+    A candidate of an epoch that has several is beside the branch's line.
+    """
     with contextlib.suppress(RepositoryError):  # it may not be here
-        return is_ancestor(repo, commit, tip)
+        text = read_commit(repo, commit).message
+        return message.trailer(text, message.CANDIDATE) is None and is_ancestor(repo, commit, tip)
     return False

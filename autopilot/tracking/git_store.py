@@ -18,7 +18,7 @@ from autopilot.core.records import message
 from autopilot.core.records.index import Index
 from autopilot.core.records.learnt import BLOCK_AFTER
 from autopilot.core.records.record import Event, LlmRecord, Manifest, ProgressNote, Record
-from autopilot.core.store import R, Revision, Store
+from autopilot.core.store import R, Revision
 from autopilot.errors import ExperimentError, ParameterError
 from autopilot.files import REGULAR, FileState, replace_file
 from autopilot.git import commits, objects, refs
@@ -26,8 +26,8 @@ from autopilot.git.commits import is_ancestor
 from autopilot.git.locks import ExclusiveLock, clear_stale_locks
 from autopilot.git.objects import Entry
 from autopilot.git.packing import wait_for_prune
-from autopilot.git.refs import refuse_checked_out
 from autopilot.git.repository import Repository
+from autopilot.tracking.candidates import CandidateLines
 from autopilot.tracking.checkout import Checkout, drop_bytecode, half_written, keep_snapshot
 from autopilot.tracking.epochs import read_index
 from autopilot.tracking.holding import decide, fork, merge, take_in
@@ -45,7 +45,7 @@ from autopilot.tracking.parameters import (
 _REOPEN_AFTER = 200
 
 
-class GitStore(Store):
+class GitStore(CandidateLines):
     """An experiment in a git repository.
 
     Args:
@@ -54,6 +54,7 @@ class GitStore(Store):
             does not have.
         include_dirty: Take uncommitted content of the parameters into the start commit.
         lock: The experiment's lock, if the caller holds it already.
+        is_guest: Another process holds the experiment: only lines of candidates are written.
 
     Raises:
         SlugError: the slug is malformed.
@@ -68,7 +69,9 @@ class GitStore(Store):
         in_place: bool = True,
         include_dirty: bool = False,
         lock: ExclusiveLock | None = None,
+        is_guest: bool = False,
     ) -> None:
+        self.is_guest = is_guest
         self.layout = Layout(slug)
         self.slug = slug
         self.repo = Repository.discover(Path(path))
@@ -80,6 +83,7 @@ class GitStore(Store):
         self.files = ParameterFiles(self.repo)
         self._tip = ""
         self._tip_tree = ""
+        self._staged_on = ""
         self._cleared = count(1)
         self._seen: dict[str, Entry] = {}
         self._staged: tuple[str, dict[str, Entry]] = ("", {})
@@ -349,14 +353,11 @@ class GitStore(Store):
         self.files.remember(tree, dict(entries))
 
     def _take_hold(self) -> None:
+        if self.is_guest:
+            return
         if not self._lock.held:
             hold(self._lock, self.slug)
         clear_stale_locks(self.repo, self.layout.locked())
-
-    def _refuse_checked_out(self) -> None:
-        hint = "it is never moved under your feet: git switch another branch there, "
-        hint += f"then autopilot resume {self.slug}"
-        refuse_checked_out(self.repo, self.layout.branch, hint)
 
     def refuse_gap(self, judged: Collection[int]) -> None:
         for gap in sorted({*range(max(judged, default=0))} - {*judged})[:1]:

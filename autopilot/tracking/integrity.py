@@ -163,12 +163,16 @@ class Integrity:
         for commit in self.line.values():
             if commit.id == self.notebook.start:
                 continue
-            if len(commit.parents) != 1:
-                yield Difference(None, "commit", "one parent", commit.id[:7], "it is a merge")
             epoch, step, rejected = (
                 message.trailer_number(commit.message, name)
                 for name in (message.EPOCH, message.STEP, message.REJECTED)
             )
+            judged = self.judged.get(-1 if epoch is None or step else epoch)
+            if judged is not None and judged.commit == commit.id and judged.record.candidates:
+                yield from self._search(commit, judged)
+                continue
+            if len(commit.parents) != 1:
+                yield Difference(None, "commit", "one parent", commit.id[:7], "it is a merge")
             subject = commit.message.partition("\n")[0]
             if epoch and step:
                 yield from self._step(commit, epoch, step)
@@ -177,9 +181,27 @@ class Integrity:
                 why = f"made by hand: {message.one_line(subject, 50)!r} changes {files}"
                 yield Difference(None, "commit", "a step or a rollback", commit.id[:7], why)
 
+    def _search(self, commit: Commit, judged: Epoch) -> Iterator[Difference]:
+        """The commit that ends an epoch of several candidates, and these."""
+        notebook, number, record = self.notebook, judged.number, judged.record
+        yield from self._strangers(number, commit, commit.parents[0])
+        text = message.search_message(notebook.slug, record)
+        if self._differs(commit, text):
+            why = "the metrics note and the commit's message tell of different epochs"
+            yield Difference(number, "metrics note", _subject(commit.message), commit.id[:7], why)
+        if record.commit not in ("", *commit.parents[1:]):
+            why = "the best candidate is none of its parents"
+            yield Difference(number, "commit", record.commit[:7], commit.id[:7], why)
+        for place in commit.parents[1:]:
+            for own in notebook.line_of(place, number):
+                made = commits.read_commit(self.repo, own)
+                step = message.trailer_number(made.message, message.STEP) or 0
+                yield from self._step(made, number, step)
+
     def _step(self, commit: Commit, epoch: int, step: int) -> Iterator[Difference]:
         yield from self._strangers(epoch, commit, commit.parents[0])
-        records = [r for r in self._steps.get(commit.id, ()) if (r.epoch, r.step) == (epoch, step)]
+        noted = self._steps.get(commit.id) or self.notebook.journal.read_on(commit.id, StepRecord)
+        records = [r for r in noted if (r.epoch, r.step) == (epoch, step)]
         if not records:
             if epoch not in self.elsewhere:
                 yield Difference(epoch, "gradients note", f"on {commit.id[:7]}", "missing")
@@ -213,6 +235,9 @@ class Integrity:
     def _records(self) -> Iterator[Difference]:
         for number, judged in self.judged.items():
             commit, record = self.line[judged.commit], judged.record
+            if record.commit:
+                with contextlib.suppress(RepositoryError):  # another check names it
+                    commit = commits.read_commit(self.repo, record.commit)
             if record.tree and record.tree != commit.tree:
                 why = f"{commit.id[:7]} does not hold what was measured"
                 yield Difference(number, "tree", record.tree[:7], commit.tree[:7], why)
@@ -241,7 +266,8 @@ class Integrity:
             if number == 0 or not self.notebook.manifest.target:
                 continue
             lessons = self.notebook.journal.read_on(judged.commit, Lesson)
-            lesson = next((each for each in lessons if each.id == str(number)), None)
+            own = f"{number}-c{record.candidate}" if record.candidate else str(number)
+            lesson = next((each for each in lessons if each.id == own), None)
             if lesson is None:
                 yield Difference(number, "memory note", f"on {judged.commit[:7]}", "missing")
             elif self._is_ours:
@@ -329,6 +355,8 @@ class Integrity:
                 state = self.line[best.commit].tree[:7]
                 yield Difference(number, "rollback", state, back.tree[:7], why)
             text = message.rollback_message(self.notebook.slug, record)
+            if back.id == judged.commit:
+                continue  # it ends an epoch of several candidates, and was looked at
             if self._differs(back, text):
                 why = "the metrics note and the rollback's message give different reasons"
                 yield Difference(number, "metrics note", _subject(text), back.id[:7], why)

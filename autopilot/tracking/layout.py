@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from autopilot.core.records.message import EXPERIMENT, epoch_number, epoch_tag, trailer
 from autopilot.errors import ExperimentError, LockHeldError, RepositoryError, SlugError
@@ -37,6 +38,8 @@ class Layout:
 
     Args:
         slug: Its name, `[a-z0-9][a-z0-9._-]*`, or `<project>/<slug>`.
+        side: The candidate whose line of commits and progress it is, as "7-2"; "" is the
+            experiment's own.
 
     Raises:
         SlugError: the slug is malformed.
@@ -46,6 +49,7 @@ class Layout:
     """
 
     slug: str
+    side: str = ""
 
     def __post_init__(self) -> None:
         if (why := _fault(self.slug)) is not None:
@@ -56,8 +60,13 @@ class Layout:
 
     @property
     def branch(self) -> str:
-        """The experiment branch."""
-        return f"{BRANCHES}{self.slug}"
+        """The experiment branch, or the ref of a candidate of the epoch in progress."""
+        return f"{self.candidates}/{self.side}" if self.side else f"{BRANCHES}{self.slug}"
+
+    @property
+    def candidates(self) -> str:
+        """The beginning of the full names of the refs of candidates; local, for an epoch."""
+        return f"refs/autopilot/{self.slug}/candidates"
 
     @property
     def branch_name(self) -> str:
@@ -69,9 +78,9 @@ class Layout:
         """The beginning of the full names of the epochs' tags."""
         return f"{TAGS}{self.slug}/"
 
-    def tag_name(self, epoch: int) -> str:
-        """An epoch's tag as git's commands take it."""
-        return f"autopilot/{self.slug}/{epoch_tag(epoch)}"
+    def tag_name(self, epoch: int, candidate: int = 0) -> str:
+        """The tag of an epoch, or of a candidate that stays, as git's commands take it."""
+        return f"autopilot/{self.slug}/{epoch_tag(epoch, candidate)}"
 
     def notes(self, kind: str) -> str:
         """The notes ref of a kind."""
@@ -104,7 +113,8 @@ class Layout:
 
     def namespaces(self) -> list[str]:
         """Everything that only this experiment's holder writes."""
-        return [self.branch, self.tags.rstrip("/"), f"{NOTES}{self.slug}", self.snapshots]
+        tags, notes = self.tags.rstrip("/"), f"{NOTES}{self.slug}"
+        return [f"{BRANCHES}{self.slug}", tags, notes, self.snapshots, self.candidates]
 
     def locked(self) -> list[str]:
         """Everything that a killed process of its holder may have left a lock on."""
@@ -151,8 +161,11 @@ class Layout:
         return repo.common_dir / "autopilot" / f"{self.slug}.lock"
 
     def progress(self, repo: Repository) -> Path:
-        """Results of the epoch that is going on; local."""
-        return repo.common_dir / "autopilot" / f"{self.slug}.progress.jsonl"
+        """Results of the epoch that is going on, or of a candidate of it; local."""
+        folder, name = repo.common_dir / "autopilot", "progress.jsonl"
+        if self.side:
+            return folder / self.slug / "candidates" / f"{self.side}.{name}"
+        return folder / f"{self.slug}.{name}"
 
     def said(self, repo: Repository) -> Path:
         """Events that people hand over to the process that runs the experiment; local."""
@@ -242,6 +255,13 @@ def epoch_of_tag(name: str) -> int | None:
     """The epoch of a tag's name; None if it is no epoch's."""
     _, mark, number = name.rpartition("/epoch-")
     return epoch_number(number) if mark else None
+
+
+def candidate_of_tag(name: str) -> tuple[int, int] | None:
+    """Epoch and number of a tag's name; None if it is no candidate's."""
+    epoch, mark, number = name.rpartition("/epoch-")[2].partition("-c")
+    place = epoch_number(epoch), epoch_number(number)
+    return None if not mark or None in place else cast("tuple[int, int]", place)
 
 
 def tagged_epochs(repo: Repository, slug: str | None = None) -> dict[str, frozenset[int]]:

@@ -326,6 +326,10 @@ class Notebook:
             hint=self.unjudged if last < 0 else f"choose one of 0 to {last}",
         )
 
+    def read_as(self, epoch: Epoch) -> None:
+        """From now on, its epoch is read as this: as one of its candidates."""
+        self._known[epoch.number] = epoch
+
     @cached_property
     def _known(self) -> dict[int, Epoch]:
         return {}
@@ -372,7 +376,7 @@ class Notebook:
 
     def steps(self, epoch: int) -> list[tuple[str, StepRecord]]:
         """The optimizer steps of an epoch with the commits that their records are on."""
-        places = [(judged := self.epoch(epoch)).commit, *judged.steps]
+        places = [self.epoch(epoch).commit, *self._steps_of(self.epoch(epoch))]
         found = {
             record.id: (commit, record)
             for commit in dict.fromkeys(places)
@@ -460,7 +464,7 @@ class Notebook:
 
     def _test(self, epoch: int) -> MetricsRecord | None:
         with contextlib.suppress(RecordError):  # its verdict may be gone
-            records = self.journal.read_on(self.after(epoch), MetricsRecord)
+            records = self.journal.read_on(self.epoch(epoch).commit, MetricsRecord)
             return next((r for r in records if r.split == "test" and r.epoch == epoch), None)
         return None
 
@@ -469,7 +473,25 @@ class Notebook:
         judged = self.epoch(epoch)
         if not judged.steps:
             return judged.commit
-        return commits.read_commit(self.repo, judged.steps[0]).parents[0]
+        return commits.read_commit(self.repo, self._steps_of(judged)[0]).parents[0]
+
+    def _steps_of(self, judged: Epoch) -> list[str]:
+        """The step commits of an epoch, oldest first; of several candidates, those of the best."""
+        if judged.record.candidates and judged.steps:
+            return self.line_of(judged.steps[-1], judged.number)
+        return list(judged.steps)
+
+    def line_of(self, commit: str, epoch: int) -> list[str]:
+        """The step commits of a candidate, oldest first, down from its last one."""
+        found = list[str]()
+        for each in commits.first_parent_log(self.repo, commit, stop=self.base):
+            number, is_step = (
+                trailer_number(each.message, name) for name in (message.EPOCH, message.STEP)
+            )
+            if number != epoch or not is_step:
+                break
+            found.insert(0, each.id)
+        return found
 
     def after(self, epoch: int) -> str:
         """The commit with an epoch's state, as it was measured."""
@@ -479,6 +501,8 @@ class Notebook:
             if not (steps := self.step_commits.get(epoch)):
                 raise
             return steps[-1].id
+        if judged.record.candidates and judged.verdict != "rejected":
+            return judged.commit  # on the branch, with the state of the best candidate
         return (judged.commit, *judged.steps)[-1]
 
     def epoch_at(self, commit: str) -> int | None:
@@ -492,7 +516,7 @@ class Notebook:
         if number in self.open_steps or not self.index.has(number):
             return number if commit in self.line else None
         judged = self.epoch(number)
-        return number if commit in (*judged.steps, judged.rollback) else None
+        return number if commit in (*judged.steps, judged.commit, judged.rollback) else None
 
     def patch(self, old: str, new: str) -> bytes:
         """The changes between two commits, byte for byte, as `git apply` takes them.

@@ -144,7 +144,8 @@ def linked_worktrees(repo: Repository) -> dict[str, Path]:
 
 def _worktrees(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
     for name, folder in sorted(linked_worktrees(repo).items()):
-        state = states.get(name)
+        slug = name.partition("@")[0]  # that of a candidate is beside its experiment's
+        state = states.get(slug)
         lock = _lock_of(repo, folder)
         is_kept = state in (*RESUMABLE, "unreadable")
         if lock is not None and (is_kept or lock.holder() is not None):
@@ -332,6 +333,7 @@ def _plan(repo: Repository, slug: str) -> Removal:
     snapshots = _directly_below(repo, layout.snapshots)
     # What was fetched to be looked at, when that was killed.
     snapshots |= refs.list_refs(repo, f"{layout.incoming}/refs")
+    snapshots |= refs.list_refs(repo, layout.candidates)
     progress, report = layout.progress(repo), layout.report(repo)
     start = None
     with contextlib.suppress(ExperimentError):

@@ -7,7 +7,7 @@ import io
 import math
 import pickle
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from autopilot.core.figures import figures
@@ -36,12 +36,14 @@ class _Told:
         value: The monitored metric; None where it failed or could not be measured.
         values: The values of the state that was measured, by their names in the study.
         undone: The step failed and was taken back, so the values are not those of a proposal.
+        candidate: The number of the candidate; 0: the epoch has one alone.
     """
 
     number: int
     value: float | None
     values: Mapping[str, Value]
     undone: bool
+    candidate: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,7 @@ class SearchOptimizer(Optimizer):
         self._mode = "max"
         self._study: Study | None = None
         self._in_study = 0
-        self._pending: _Asked | None = None
+        self._pending: list[_Asked] = []
         self._differs = False
         # The latest epoch with a proposal; epochs whose step failed before there was one; epochs
         # in which an agent changed the values after the search.
@@ -160,23 +162,26 @@ class SearchOptimizer(Optimizer):
             each = record.values.get(f"{config.label}:{key}", record.values.get(key))
             if each is not None:
                 found[name] = each
-        self._epochs.append(_Told(record.epoch, value, found, undone))
+        self._epochs.append(_Told(record.epoch, value, found, undone, record.candidate))
+        if record.candidate:
+            # Its trial failed too if nothing was changed. All of an epoch are asked for before one
+            # of them is told: see `_settle_all`.
+            if record.outcome == "unchanged":
+                self._epochs[-1] = replace(self._epochs[-1], value=None, undone=True)
+            return
         if record.epoch > 0 and record.epoch not in (self._proposed, *self._without):
             self._without.append(record.epoch)  # of a resumed run, load_state_dict knows better
-        if self._pending is not None and dict(self._pending.values) != found:
+        if self._pending and dict(self._pending[0].values) != found:
             self._changed.append(record.epoch)
         if self._study is not None:
             self._up_to_date()
 
     def step(self) -> Step | None:
-        study = self._up_to_date()
-        if self._pending is None:
-            if samplers.is_over(study):
-                return None
-            self._pending = self._ask(study)
-            self._keep_derived()
+        study, number = self._up_to_date(), self.proposal[0]
+        if not self._ask_for(study, number):
+            return None
         # A step that is made again, as after an outage, proposes the same.
-        proposal, changes = self._pending, list[str]()
+        proposal, changes = self._pending[number - 1], list[str]()
         self._proposed = self._number
         self._without = [number for number in self._without if number != self._number]
         for config, first in zip(self.configs, self._first, strict=True):
@@ -212,9 +217,9 @@ class SearchOptimizer(Optimizer):
         without = list(self._without)
         if self._epochs and self._number not in (self._proposed, *without):
             without.append(self._number)
-        changed, pending = list(self._changed), self._pending
-        if pending is not None and self._number == self._proposed:
-            changed += [self._number] if values_of(self.configs) != dict(pending.values) else []
+        changed, pending = list(self._changed), self._pending[self.proposal[0] - 1 :]
+        if pending and self._number == self._proposed:
+            changed += [self._number] if values_of(self.configs) != dict(pending[0].values) else []
         return {
             "first": [dict(values) for values in self._first],
             "proposed": self._proposed,
@@ -260,19 +265,33 @@ class SearchOptimizer(Optimizer):
             seed = getattr(run, "seed", 0) if self.seed is None else self.seed
             sampler = samplers.make_sampler(self.sampler, seed, self._spaces)
             study = self._study = samplers.new_study(sampler, self._mode)
-        for epoch in self._epochs[self._in_study :]:
-            self._settle(study, epoch)
-            self._in_study += 1
+        while self._in_study < len(self._epochs):
+            number = self._epochs[self._in_study].number
+            several = [e for e in self._epochs[self._in_study :] if e.number == number]
+            if several[0].candidate and not self._differs:
+                self._ask_for(study, len(several))
+            for epoch in several:
+                self._settle(study, epoch)
+                self._in_study += 1
         return study
+
+    def _ask_for(self, study: Study, count: int) -> bool:
+        """Asks for the first so many trials of the epoch; returns whether there are so many."""
+        known = len(self._pending)
+        while len(self._pending) < count and not samplers.is_over(study):
+            self._pending.append(self._ask(study))
+        if len(self._pending) > known:
+            self._keep_derived()
+        return len(self._pending) >= count
 
     def _settle(self, study: Study, epoch: _Told) -> None:
         """Takes an epoch into the study: as its pending trial, or as one that is asked again."""
-        asked, self._pending = self._pending, None
+        asked = self._pending.pop(0) if self._pending else None
         if epoch.number in self._without:
             return
         if epoch.number == 0:
             study.enqueue_trial(dict(epoch.values))
-        if asked is None and not self._differs:
+        if asked is None and not self._differs and not epoch.candidate:
             asked = self._ask(study)
         if asked is not None:
             alike = asked.values.keys() == epoch.values.keys()

@@ -217,9 +217,9 @@ def make_record(
 ) -> LlmRecord:
     """The record of a call that is made now."""
     run = current_run()
-    epoch, step = (run.epoch, run.step_number) if run else (0, 0)
-    question, prompt = run.asking if run else (0, "")
+    (epoch, candidate, step), (question, prompt) = (0, 0, 0), (0, "")
     if run is not None:
+        (epoch, candidate, step), (question, prompt) = run.place, run.asking
         run.asking = 0, ""  # further turns belong to the same question
     return LlmRecord(
         epoch=epoch,
@@ -233,6 +233,7 @@ def make_record(
         step=step,
         prompt=prompt,
         question=question,
+        candidate=candidate,
     )
 
 
@@ -286,13 +287,12 @@ def request_key(body: Mapping[str, Any], sample: int = 0) -> str:
     """
     text = json.dumps(asked_of(body), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     key = _sha256(text)[:32]
-    numbers = _numbers.get()
     # Only then: keys of calls that were recorded before stay as they are.
-    if any(number > 1 for _, number in numbers):
-        key += "".join(f"-{kind}{number}" for kind, number in numbers)
+    if max(number for _, number in [("", 1), *_numbers.get()]) > 1:
+        key += "".join(f"-{kind}{number}" for kind, number in _numbers.get())
     run = current_run()
-    repeat = f"-r{run.repeat}" if run is not None and run.repeat else ""
-    return (f"{key}-{sample}" if sample else key) + repeat
+    anew = [("r", run.repeat), ("c", run.candidate)] if run is not None else []
+    return (f"{key}-{sample}" if sample else key) + "".join(f"-{k}{n}" for k, n in anew if n)
 
 
 def asked_of(value: Any) -> Any:
@@ -360,7 +360,7 @@ def miss(parts: Mapping[str, str], known: Iterable[LlmRecord]) -> ReplayMissErro
     )
 
 
-class _AskedSteps(dict[tuple[int, int], tuple[list[LlmRecord], list[LlmRecord]]]):
+class _AskedSteps(dict[tuple[int, int, int], tuple[list[LlmRecord], list[LlmRecord]]]):
     """By epoch and step: the calls of the agent that is asked in a replay, and of later ones."""
 
 
@@ -376,8 +376,8 @@ def recorded_step(run: Run, prompt: str, role: str) -> list[LlmRecord]:
     """
     asked = request_parts({"prompt": prompt})
     calls = StoreRecorder.of(run).calls()
-    place = (run.epoch, run.step_number)
-    here = [c for c in calls if (c.epoch, c.step) == place and c.role == role]
+    place = run.place
+    here = [c for c in calls if (c.epoch, c.candidate, c.step) == place and c.role == role]
     known = [c for c in here if set(c.request) == {"prompt"}]
     inside = {key for c in known for key in c.reply.get("calls", ())}
     known = sorted((c for c in known if c.id not in inside), key=lambda c: c.id)

@@ -111,6 +111,7 @@ class Brief:
         wishes: The user's own words for this step.
         bold: Whether a large change is wanted rather than one focused one.
         stalled: How many epochs the score has not moved; says why it is to be bold.
+        proposal: Which of how many proposals of the epoch it is for.
     """
 
     goal: str = ""
@@ -129,6 +130,7 @@ class Brief:
     wishes: Sequence[str] = ()
     bold: bool = False
     stalled: int = 0
+    proposal: tuple[int, int] = (1, 1)
 
     def render(self, max_chars: int, template: str = "") -> str:
         """The prompt.
@@ -228,6 +230,14 @@ class Brief:
         )
 
     def _task(self) -> str:
+        number, of = self.proposal
+        if of == 1:
+            return self._change()
+        apart = f"This is proposal {number} of {of}, which are made at the same time and compared. "
+        apart += "Each is to remove another cause, or the same one in another way: of those that "
+        return f"{self._change()}\n\n{apart}you see, take number {number}."
+
+    def _change(self) -> str:
         if self.bold:
             epochs = counted(self.stalled, "epoch")
             make = f"The score has not moved in {epochs}: make" if self.stalled else "Make"

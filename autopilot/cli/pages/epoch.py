@@ -287,7 +287,8 @@ def commit_cell(record: MetricsRecord, revision: str) -> str:
     odd = f" ({record.outcome})" if record.outcome in ODD_OUTCOMES else ""
     if any(reason.startswith("indecisive") for reason in record.reasons):
         odd = " (indecisive)"
-    back = f" -> rolled back to epoch {record.best_epoch}" if revision else ""
+    is_back = revision and not record.is_candidate
+    back = f" -> rolled back to epoch {record.best_epoch}" if is_back else ""
     return f"{commit:<7}{odd}{back}"
 
 

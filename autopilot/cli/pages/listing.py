@@ -87,7 +87,7 @@ def table(notebook: Notebook, epochs: Sequence[Epoch], width: int | None) -> lis
     right = ["epoch", "best", *[f"val {name}" for name in others]]
     rows = [
         [
-            str(epoch.number),
+            f"c{epoch.record.candidate}" if epoch.record.is_candidate else str(epoch.number),
             f"{value:>{value_width}}  {delta:>{delta_width}}".rstrip(),
             *[figure(epoch.metrics["val"].get(name)) for name in others],
             best,

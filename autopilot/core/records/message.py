@@ -28,6 +28,8 @@ SCORE = "Autopilot-Score"
 ONTO = "Autopilot-Onto"
 REVIEWER = "Autopilot-Reviewer"
 REVERTS = "Autopilot-Reverts"
+CANDIDATE = "Autopilot-Candidate"
+PARENT = "Autopilot-Parent"
 
 BODY_LIMIT = 4000
 
@@ -109,6 +111,7 @@ def step_message(slug: str, record: StepRecord) -> str:
         tried = "\n".join(f"- {one_line(sentence, 300)}" for sentence in record.violations)
         body.append(_shorten(f"Tried outside of the parameters:\n{tried}"))
     trailers = {EXPERIMENT: slug, EPOCH: str(record.epoch), STEP: str(record.step)}
+    trailers |= {CANDIDATE: str(record.candidate or ""), PARENT: record.origin}
     trailers |= {STRATEGY: one_line(record.strategy)}
     trailers |= {VIOLATIONS: str(len(record.violations) or "")}
     summary = one_line(record.summary) or "change the parameters"
@@ -122,6 +125,25 @@ def rollback_message(slug: str, record: MetricsRecord) -> str:
     trailers |= {REJECTED: str(record.epoch)}
     subject = f"autopilot({slug}): rollback to epoch {record.best_epoch}"
     return _message(subject, reasons, trailers)
+
+
+def search_message(slug: str, record: MetricsRecord) -> str:
+    """The message of the commit that ends an epoch of several candidates.
+
+    Args:
+        record: The record of the best one.
+    """
+    is_kept = record.verdict != "rejected"
+    named = f"candidate {record.candidate} of {record.candidates}"
+    trailers = {EXPERIMENT: slug, EPOCH: str(record.epoch), STRATEGY: one_line(record.strategy)}
+    if is_kept:
+        what = f"{one_line(record.summary, 60) or 'change the parameters'} ({named})"
+        trailers |= {CANDIDATE: str(record.candidate), PARENT: record.origin}
+    else:
+        what = f"none of {record.candidates} candidates is kept"
+        trailers |= {ROLLBACK: epoch_tag(record.best_epoch), REJECTED: str(record.epoch)}
+    reasons = f"{named[0].upper()}{named[1:]}: {'; '.join(record.reasons)}."
+    return _message(f"autopilot({slug}): epoch {record.epoch}: {what}", [reasons], trailers)
 
 
 def tag_message(
@@ -260,9 +282,19 @@ def _blocks(message: str) -> Iterator[dict[str, str]]:
         yield block
 
 
-def epoch_tag(epoch: int) -> str:
-    """The last part of an epoch's tag name."""
-    return f"epoch-{epoch:04d}"
+def epoch_tag(epoch: int, candidate: int = 0) -> str:
+    """The last part of the tag name of an epoch, or of a candidate that stays beside its best."""
+    return f"epoch-{epoch:04d}" + (f"-c{candidate}" if candidate else "")
+
+
+def origin_epoch(name: str) -> int | None:
+    """The epoch of a state's name.
+
+    >>> origin_epoch("epoch-0007"), origin_epoch("epoch-0007-c2"), origin_epoch("")
+    (7, 7, None)
+    """
+    parts = name.split("-")
+    return epoch_number(parts[1]) if len(parts) > 1 else None
 
 
 def one_line(text: str, width: int = 72) -> str:

@@ -204,6 +204,8 @@ class StepRecord(Record):
         wishes: What people said that the optimizer read in this step, by the ids of their events.
         cost: The cost of the step.
         state: The optimizer's state_dict after the step.
+        candidate: The number of the candidate that it is a step of; 0: the epoch has one alone.
+        origin: The name of the state that the candidate started from, as "epoch-0003".
     """
 
     kind: ClassVar[str] = "gradients"
@@ -221,6 +223,8 @@ class StepRecord(Record):
     wishes: Mapping[str, str] = field(default_factory=dict)
     cost: Cost = Cost()
     state: Mapping[str, Any] = field(default_factory=dict)
+    candidate: int = 0
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,6 +261,11 @@ class MetricsRecord(Record):
         restarts_s: The seconds that this took, imports included.
         values: Numbers and choices of the parameters in the measured state, by name.
         memorized: Which items the edit has, in a sentence; "" if none.
+        candidate: The number of the candidate that was measured; 0: the epoch has one alone. Of an
+            epoch with several, the record is that of the best one.
+        revisions: Of an epoch with several: the revision of each candidate, "" where it changed
+            nothing.
+        origin: The name of the state that the candidate started from, as "epoch-0003".
     """
 
     kind: ClassVar[str] = "metrics"
@@ -288,6 +297,24 @@ class MetricsRecord(Record):
     restarts_s: float = 0.0
     values: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     memorized: str = ""
+    candidate: int = 0
+    revisions: tuple[str, ...] = ()
+    origin: str = ""
+
+    @property
+    def candidates(self) -> int:
+        """How many the epoch has; 0: it has one alone, or the record is a candidate's own."""
+        return len(self.revisions)
+
+    @property
+    def is_candidate(self) -> bool:
+        """Whether it is the record of one of several candidates, not of an epoch."""
+        return self.candidate > 0 and not self.revisions
+
+    @property
+    def commit(self) -> str:
+        """The revision of the best candidate; "" where it has none, or the epoch has one alone."""
+        return self.revisions[self.candidate - 1] if self.revisions else ""
 
     @property
     def is_refused(self) -> bool:
@@ -424,6 +451,7 @@ class LlmRecord(Record):
         step: The number of the optimizer step that asked; 0 outside of steps.
         prompt: The text of an agent's question, whole.
         question: The number of that question in the step.
+        candidate: The number of the candidate that asked; 0: the epoch has one alone.
     """
 
     kind: ClassVar[str] = "llm"
@@ -436,3 +464,4 @@ class LlmRecord(Record):
     step: int = 0
     prompt: str = ""
     question: int = 0
+    candidate: int = 0

@@ -1,0 +1,68 @@
+"""An attempt: all that is known of the epoch in progress, or of one candidate of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from autopilot.core.comparison import Compared
+from autopilot.core.policy import Decision
+from autopilot.core.progress import EpochProgress
+from autopilot.core.records.history import KnownState
+from autopilot.core.records.record import LlmRecord, MetricsRecord, StepRecord
+from autopilot.core.store import Side
+from autopilot.core.types import Cost, Datum
+
+
+@dataclass
+class Draft:
+    """The steps of an epoch, or of a candidate, and what was measured after them.
+
+    Attributes:
+        progress: The notes on it, over all sessions.
+        side: Where a candidate stands; None: the epoch has one alone.
+        state: The id of the parameters' state.
+        recorded: Steps of before a kill: epoch and step to revision and record.
+        steps: The steps that were made.
+        items: Split to results for the policy, one Datum an item.
+        passes: Those of each measurement of val.
+        compared: Comparisons with other states, once made.
+        budget_line: The sentence on the budget that its step got.
+        revision: Of a candidate: the revision with its state.
+        metrics: Of a candidate: split to metric name to value.
+        known: Of a candidate: the earlier measurement of its state, if there is one.
+        errors: Of a candidate: the error messages of its items, if all of them failed.
+        values: Of a candidate: the numbers and choices of its parameters.
+        memorized: Of a candidate: the items that its edit has.
+        calls: Of a candidate: the model calls that it paid.
+        twin: Of a candidate: the one that came to the same state before it.
+        record: Of a candidate: its val record, once the epoch is over.
+        cost: Of a candidate: its cost.
+        decision: Of a candidate: the verdict on it.
+    """
+
+    progress: EpochProgress
+    side: Side | None = None
+    state: str = ""
+    recorded: dict[tuple[int, int], tuple[str, StepRecord]] = field(default_factory=dict)
+    steps: list[StepRecord] = field(default_factory=list)
+    items: dict[str, list[Datum]] = field(default_factory=dict)
+    passes: list[list[Datum]] = field(default_factory=list)
+    compared: list[Compared] = field(default_factory=list)
+    budget_line: str = ""
+    revision: str = ""
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    known: KnownState | None = None
+    errors: Sequence[str] = ()
+    values: Mapping[str, bool | int | float | str] = field(default_factory=dict)
+    memorized: str = ""
+    cost: Cost = Cost()
+    decision: Decision | None = None
+    calls: Sequence[LlmRecord] = ()
+    twin: Draft | None = None
+    record: MetricsRecord | None = None
+
+    @property
+    def changed(self) -> bool:
+        """Whether a step changed the parameters."""
+        return any(step.changed for step in self.steps)

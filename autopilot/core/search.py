@@ -1,0 +1,277 @@
+"""Several candidates in an epoch, from one state or several: the loop of a search.
+
+Each candidate is made and measured as an epoch is, beside the others. Chance depends on the epoch
+and the candidate's number alone, so that the result is the same whatever finishes first. The best
+one is kept if it passes the policy; the others may stay as states that later candidates start from.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+from autopilot.core.comparison import EpochView, Monitored, keyed, mean_items
+from autopilot.core.draft import Draft
+from autopilot.core.experiment import Experiment
+from autopilot.core.figures import gained
+from autopilot.core.fit import Fit
+from autopilot.core.loop import EpochLoop
+from autopilot.core.parameter import values_of
+from autopilot.core.policy import Decision, decide
+from autopilot.core.records.history import KnownState
+from autopilot.core.records.message import epoch_tag
+from autopilot.core.records.record import MetricsRecord
+from autopilot.core.selection import BestSelection, Frontier, Pool, Selection, State
+from autopilot.core.store import Side
+from autopilot.core.types import Cost, Datum
+from autopilot.core.writing import recorded_passes
+from autopilot.errors import UsageError
+
+
+class SearchLoop(EpochLoop):
+    """Several candidates an epoch.
+
+    Args:
+        proposals: How many.
+        parents: How many states they start from, fewer while there are fewer.
+        selection: Chooses these states; the best ones unless given.
+        keep: How many candidates of an epoch may stay beside the best one: those that no other
+            state dominates, and that no gate forbids. None: all of them.
+
+    Raises:
+        UsageError: no proposals or parents, or more parents than proposals.
+    """
+
+    def __init__(
+        self,
+        proposals: int = 1,
+        parents: int = 1,
+        selection: Selection | None = None,
+        keep: int | None = 0,
+    ) -> None:
+        if min(proposals, parents) < 1 or parents > proposals:
+            raise UsageError(
+                f"{parents} parents for {proposals} proposals",
+                hint="at least one of each, and each parent has a proposal",
+            )
+        self.proposals, self.parents = proposals, parents
+        self.selection = selection or BestSelection()
+        self.keep = math.inf if keep is None else keep
+        self._states: _Origins | None = None
+
+    def run(self, fit: Fit) -> str:
+        self._states = None
+        return super().run(fit)
+
+    def epoch(self, fit: Fit, epoch: int) -> None:
+        """All candidates, one after the other, and the verdict on the best one."""
+        sides = self._sides(fit, epoch)
+        if len(sides) == 1 and sides[0].origin_epoch == fit.experiment.best_epoch:
+            super().epoch(fit, epoch)
+            return
+        fit.start_epoch(epoch)
+        fit.call("on_train_epoch_start")
+        fit.call("on_candidates", sides)
+        state, tried = copy.deepcopy(fit.optimizer.state_dict()), list[Draft]()
+        counted = set[Any]()
+        for side in sides:
+            with beside(fit, side, len(sides), state) as attempt:
+                attempt.progress.counted = counted
+                fit.experiment.share(each for each in sides if each != side)
+                self._attempt(fit, attempt, tried)
+            tried.append(attempt)
+        leader = self._judge(fit, tried)
+        fit.experiment.now, fit.metrics = leader, leader.metrics
+        assert leader.decision is not None, "it was judged"
+        fit.tried = tried
+        self.conclude(fit, leader.decision, leader.known)
+        for attempt in tried:
+            if attempt.decision is not None and attempt.decision.kept and attempt is not leader:
+                self._pool(fit).pool.add(self._pool(fit).of(attempt))
+
+    def conclude(self, fit: Fit, decision: Decision, known: KnownState | None = None) -> None:
+        """The verdict; the state that is kept joins those that candidates may start from."""
+        items = fit.experiment.now.items.get("val", ())
+        super().conclude(fit, decision, known)
+        if decision.kept and fit.epoch > 0:
+            value, revision = (
+                fit.metrics["val"].get(fit.monitor),
+                fit.experiment.revision_of(fit.epoch),
+            )
+            self._pool(fit).add(fit.epoch, 0, value, items, revision)
+
+    def _attempt(self, fit: Fit, attempt: Draft, tried: Sequence[Draft]) -> None:
+        """The train split, a step, and the val split, of one candidate."""
+        train = self.learn_from_val(fit) if fit.train is None else self.train(fit)
+        attempt.known = fit.refused or fit.experiment.known_state()
+        attempt.twin = next((each for each in tried if each.state == attempt.state), None)
+        if attempt.known is not None:
+            fit.metrics["val"] = dict(attempt.known.metrics)
+        elif attempt.twin is not None:
+            fit.metrics["val"] = dict(attempt.twin.metrics.get("val", {}))
+            fit.experiment.on_validation_complete(attempt.twin.items, ())
+        else:
+            val = self.validate(fit)
+            fit.experiment.on_validation_complete({"val": val.items}, val.results)
+            attempt.errors = (train if fit.val is None else val).errors()
+
+    def _judge(self, fit: Fit, tried: Sequence[Draft]) -> Draft:
+        """Gives each candidate its verdict; returns the best one."""
+
+        def rank(attempt: Draft) -> tuple[bool, float, int]:
+            value = attempt.metrics.get("val", {}).get(fit.monitor, math.nan)
+            gain = gained(0.0, value, fit.mode)
+            is_new = attempt.known is None and attempt.twin is None
+            assert attempt.side is not None, "it is a candidate"
+            return is_new, gain if math.isfinite(gain) else -math.inf, -attempt.side.number
+
+        ranked, leader = sorted(tried, key=rank, reverse=True), None
+        for attempt in ranked:
+            if attempt.known is not None:
+                known = attempt.known
+                is_measured = known.epoch is not None
+                attempt.decision = Decision("rejected", known.reasons, is_measured=is_measured)
+            elif attempt.twin is not None and attempt.twin.side is not None:
+                same = f"the same state as candidate {attempt.twin.side.number}"
+                attempt.decision = Decision("rejected", (same,))
+            elif leader is not None and leader.side is not None:
+                is_equal = rank(attempt)[:2] == rank(leader)[:2]
+                how = "as good, and came first" if is_equal else "better"
+                reason = f"candidate {leader.side.number} is {how}"
+                attempt.decision = Decision("rejected", (reason,))
+            else:
+                attempt.decision = decide(fit.policy, _view(fit, attempt), attempt.errors)
+                leader = attempt if attempt.decision.kept else None
+        self._keep_others(fit, [each for each in ranked if each is not leader], leader)
+        return leader or ranked[0]
+
+    def _keep_others(self, fit: Fit, others: Sequence[Draft], leader: Draft | None) -> None:
+        """Lets candidates stay that no other state dominates, if no gate forbids it."""
+        states = self._pool(fit)
+        if not self.keep:
+            return
+        frontier, kept = Frontier(states.pool.frontier.states), 0
+        if leader is not None:
+            frontier.add(states.of(leader))
+        for attempt in others:
+            is_new = attempt.known is None and attempt.twin is None
+            if kept < self.keep and is_new and frontier.add(states.of(attempt)):
+                # Gates that compare with the best have nothing to compare with.
+                alone = replace(_view(fit, attempt), best={}, best_items=())
+                if decide(fit.policy, alone, attempt.errors).kept:
+                    reason = "no other state is as good on all items"
+                    attempt.decision = Decision("kept", (reason,))
+                    kept += 1
+
+    def _sides(self, fit: Fit, epoch: int) -> list[Side]:
+        """Where the candidates of an epoch start."""
+        chance = Random(_seed(fit.seed, epoch))
+        parents = self.selection.choose(self._pool(fit).pool, self.parents, chance)
+        of = (parents[number % len(parents)] for number in range(self.proposals))
+        return [
+            Side(epoch, number, state.revision, state.name, state.epoch)
+            for number, state in enumerate(of, 1)
+        ]
+
+    def _pool(self, fit: Fit) -> _Origins:
+        if self._states is None:
+            reads = self.selection.reads_scores or self.keep > 0
+            self._states = _Origins(fit.experiment, reads_scores=reads)
+        return self._states
+
+
+@contextmanager
+def beside(fit: Fit, side: Side, of: int, state: Mapping[str, Any]) -> Iterator[Draft]:
+    """In the body, the run works on a candidate of the epoch.
+
+    Args:
+        of: How many candidates the epoch has.
+        state: The optimizer's state at the beginning of the epoch, from which each starts.
+    """
+    optimizer, before, own = fit.optimizer, fit.meter.cost(), fit.metrics
+    optimizer.load_state_dict(state)
+    optimizer.proposal, fit.candidate, fit.metrics = (side.number, of), side.number, {}
+    fit.loss.reset()
+    optimizer.zero_grad()
+    fit.start_draft()
+    try:
+        with fit.experiment.beside(side) as attempt:
+            yield attempt
+            attempt.metrics = fit.metrics
+            attempt.values = values_of(fit.module.parameters())
+            attempt.memorized = fit.evaluator.given.in_edit()
+            fit.meter.add(Cost(evaluations=-attempt.progress.borrowed))
+            attempt.cost = fit.meter.cost().since(before)
+    finally:
+        optimizer.proposal, fit.candidate, fit.metrics = (1, 1), 0, own
+
+
+def _view(fit: Fit, attempt: Draft) -> EpochView:
+    """A candidate for the policy."""
+    fit.experiment.now = attempt
+    values = attempt.metrics, fit.monitor, fit.mode, attempt.cost
+    view = fit.experiment.view(fit.epoch, *values)
+    return replace(view, memorized=attempt.memorized)
+
+
+class _Origins:
+    """The states that candidates may start from.
+
+    Args:
+        reads_scores: Whether the scores of items are asked for: they are read from records.
+    """
+
+    def __init__(self, experiment: Experiment, *, reads_scores: bool) -> None:
+        assert experiment.monitored is not None, "the Trainer sets it"
+        self.pool, self._reads_scores = Pool(), reads_scores
+        store, monitored = experiment.store, experiment.monitored
+        # The items of a metric of the whole split have none of their own.
+        self._monitored = Monitored("accuracy") if monitored.owner is not None else monitored
+        self._name, self._mode = monitored.name, experiment.history[0].mode
+        self._keys = list(keyed(experiment.val_of(0)[1])) if reads_scores else []
+        places = {(x.number, 0): x.revision for x in experiment.epochs if x.is_kept}
+        for (epoch, number), revision in sorted({**places, **store.tagged_candidates()}.items()):
+            record = experiment.record_of(epoch)
+            if number:
+                own = store.records_on(revision, MetricsRecord)
+                record = next(each for each in own if each.is_candidate)
+            passes = recorded_passes(store, revision, "val", epoch) if reads_scores else []
+            value = record.metrics.get(self._name)
+            self.add(epoch, number, value, mean_items(passes[: record.repeat]), revision)
+
+    def add(
+        self, epoch: int, number: int, value: float | None, items: Sequence[Datum], revision: str
+    ) -> None:
+        """Takes in a state: of a kept epoch, or of a candidate that stays beside it."""
+        self.pool.add(self._state(epoch, number, value, items, revision))
+
+    def of(self, attempt: Draft) -> State:
+        """The state of a candidate that may stay."""
+        assert attempt.side is not None, "it is a candidate"
+        value, items = attempt.metrics["val"].get(self._name), attempt.items.get("val", ())
+        place = attempt.side.epoch, attempt.side.number
+        return self._state(*place, value, items, attempt.revision)
+
+    def _state(
+        self, epoch: int, number: int, value: float | None, items: Sequence[Datum], revision: str
+    ) -> State:
+        found = keyed(items) if self._reads_scores else {}
+        values = (self._monitored.of_item(found[k]) if k in found else None for k in self._keys)
+        scores = tuple(map(self._score, values))
+        name = epoch_tag(epoch, number)
+        return State(name, self._score(value), scores, -epoch, revision=revision, epoch=epoch)
+
+    def _score(self, value: float | None) -> float:
+        """A value as a score, higher is better; -inf where there is none."""
+        score = -math.inf if value is None else gained(0.0, value, self._mode)
+        return score if math.isfinite(score) else -math.inf
+
+
+def _seed(seed: int, epoch: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/select/{epoch}".encode()).digest()[:4], "big")

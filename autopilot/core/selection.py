@@ -1,0 +1,302 @@
+"""The states that candidates start from: the contract of a selection, and five of them.
+
+A selection sees the pool of all states that were kept, with their scores, and draws from the
+chance that it is given and nothing else: the same pool and seed give the same parents, so a resumed
+run and a replay choose as the run did. To add one, subclass `Selection` and name it with
+`--select package.module:Class`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter, ge
+from random import Random
+
+from autopilot.errors import UsageError
+
+_BY_VALUE = attrgetter("value", "age")
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A measured state of the parameters, or anything else that can be chosen, as a strategy.
+
+    Args:
+        name: Names it, as the tag does: "epoch-0007-c2".
+        value: The monitored metric, higher is better: a metric to be minimized has its sign turned.
+        scores: One number for each val item, or for each objective; higher is better, -inf where
+            it has no value. All states of a pool have the same items in the same order.
+        age: Of two equal states the older one, whose age is higher, is the better one.
+        tries: How many candidates were made from it.
+        gains: How many of these were better than it.
+        revision: Where it is in the store.
+        epoch: The epoch that measured it.
+    """
+
+    name: str
+    value: float
+    scores: Sequence[float] = ()
+    age: int = 0
+    tries: int = 0
+    gains: int = 0
+    revision: str = ""
+    epoch: int = 0
+
+
+def dominates(one: State, other: State) -> bool:
+    """Whether a state is at least as good everywhere, and better somewhere.
+
+    >>> dominates(State("a", 1.0, (1, 1)), State("b", 0.5, (0, 1)))
+    True
+    """
+    return one.scores != other.scores and all(map(ge, one.scores, other.scores))
+
+
+class Frontier:
+    """The states that no other one dominates, kept up state by state.
+
+    Attributes:
+        states: The undominated states, in the order in which they were added.
+
+    >>> frontier = Frontier([State("a", 0.5, (1, 0)), State("b", 0.5, (0, 1))])
+    >>> frontier.add(State("c", 0.0, (0, 0)))
+    False
+    >>> [state.name for state in frontier.states]
+    ['a', 'b']
+    """
+
+    def __init__(self, states: Iterable[State] = ()) -> None:
+        self.states: list[State] = []
+        self._masks: list[int] = []
+        self._first: Sequence[float] | None = None
+        self._best: list[float] = []
+        self._holders: list[list[str]] = []
+        self._counts: dict[str, int] = {}
+        for state in states:
+            self.add(state)
+
+    def add(self, state: State) -> bool:
+        """Takes a state in, unless one dominates it; those that it dominates leave.
+
+        Returns:
+            Whether no state dominates it.
+        """
+        if self._first is None:
+            self._first = state.scores
+            self._best = [-math.inf] * len(state.scores)
+            self._holders = [[] for _ in state.scores]
+        mask = self._mask(state.scores)
+        # A state that dominates has all bits of the other: most pairs need no look at the scores.
+        above = [at for at, other in enumerate(self._masks) if mask & other == mask]
+        if any(dominates(self.states[at], state) for at in above):
+            return False
+        under = [at for at, other in enumerate(self._masks) if mask & other == other]
+        for at in reversed([at for at in under if dominates(state, self.states[at])]):
+            del self._masks[at]
+            self._counts.pop(self.states.pop(at).name)
+        self.states.append(state)
+        self._masks.append(mask)
+        self._counts[state.name] = 0
+        for place, score in enumerate(state.scores):
+            if score > self._best[place]:
+                for name in self._holders[place]:
+                    if name in self._counts:
+                        self._counts[name] -= 1
+                self._best[place], self._holders[place] = score, []
+            if score == self._best[place] > -math.inf:
+                self._holders[place].append(state.name)
+                self._counts[state.name] += 1
+        return True
+
+    def weights(self) -> list[int]:
+        """For each state how many items no other state is better at; at least 1.
+
+        So a state that is good all round, and the best at nothing, is chosen now and then.
+        """
+        return [max(1, self._counts[state.name]) for state in self.states]
+
+    def _mask(self, scores: Sequence[float]) -> int:
+        """Two bits for each item: better than the first state, and at least as good."""
+        assert self._first is not None
+        pairs = list(zip(scores, self._first, strict=True))
+        bits = [score > first for score, first in pairs]
+        bits += [score >= first for score, first in pairs]
+        return int("".join("01"[bit] for bit in bits) or "0", 2)
+
+
+class Pool:
+    """All states that a candidate can start from.
+
+    Attributes:
+        states: In the order in which they were kept, the baseline first.
+        frontier: Those that no other dominates.
+    """
+
+    def __init__(self, states: Iterable[State] = ()) -> None:
+        self.states: dict[str, State] = {}
+        self.frontier = Frontier()
+        for state in states:
+            self.add(state)
+
+    def add(self, state: State) -> None:
+        """Takes a state in."""
+        self.states[state.name] = state
+        self.frontier.add(state)
+
+    def ranked(self) -> list[State]:
+        """All states, the best one first."""
+        return sorted(self.states.values(), key=_BY_VALUE, reverse=True)
+
+
+class Selection(ABC):
+    """Chooses the states that the candidates of an epoch start from.
+
+    Attributes:
+        reads_scores: Whether it looks at the scores of items, which are read from records.
+    """
+
+    reads_scores = True
+
+    @abstractmethod
+    def choose(self, pool: Pool, count: int, chance: Random) -> list[State]:
+        """The chosen states, each once, fewer where the pool has fewer.
+
+        Args:
+            pool: At least one state.
+            count: How many; 1 or more.
+            chance: The only source of chance.
+        """
+
+
+class BestSelection(Selection):
+    """The best states by value."""
+
+    reads_scores = False
+
+    def choose(self, pool: Pool, count: int, chance: Random) -> list[State]:
+        return pool.ranked()[:count]
+
+
+class FrontierSelection(Selection):
+    """Samples the undominated states, each as often as there are items that none is better at.
+
+    Source of the idea: Agrawal et al., "GEPA: Reflective Prompt Evolution Can Outperform
+    Reinforcement Learning", 2025.
+    """
+
+    def choose(self, pool: Pool, count: int, chance: Random) -> list[State]:
+        return _sampled(pool.frontier.states, pool.frontier.weights(), count, chance)
+
+
+class BeamSelection(Selection):
+    """Samples the best states by value, each as often as any other.
+
+    Args:
+        width: How many of the best.
+    """
+
+    reads_scores = False
+
+    def __init__(self, width: int = 4) -> None:
+        self.width = _at_least_one(width, "beam")
+
+    def choose(self, pool: Pool, count: int, chance: Random) -> list[State]:
+        best = pool.ranked()[: self.width]
+        return chance.sample(best, min(count, len(best)))
+
+
+class TournamentSelection(Selection):
+    """The best of some states that are drawn by chance, for each parent anew.
+
+    Args:
+        size: How many are drawn.
+    """
+
+    reads_scores = False
+
+    def __init__(self, size: int = 3) -> None:
+        self.size = _at_least_one(size, "tournament")
+
+    def choose(self, pool: Pool, count: int, chance: Random) -> list[State]:
+        chosen, left = list[State](), list(pool.states.values())
+        while left and len(chosen) < count:
+            drawn = chance.sample(left, min(self.size, len(left)))
+            chosen.append(max(drawn, key=_BY_VALUE))
+            left.remove(chosen[-1])
+        return chosen
+
+
+class BanditSelection(Selection):
+    """The states whose candidates gained most often, with a bonus for those seldom tried: UCB1.
+
+    Source: Auer, Cesa-Bianchi, Fischer, "Finite-time Analysis of the Multiarmed Bandit Problem",
+    2002.
+    """
+
+    reads_scores = False
+
+    def choose(self, pool: Pool, count: int, chance: Random) -> list[State]:
+        total = sum(state.tries for state in pool.states.values())
+
+        def bound(state: State) -> tuple[float, float, int]:
+            # What was never tried comes first, the best of it before the others.
+            if not state.tries:
+                return math.inf, *_BY_VALUE(state)
+            mean = state.gains / state.tries
+            return mean + math.sqrt(2 * math.log(total) / state.tries), *_BY_VALUE(state)
+
+        return sorted(pool.states.values(), key=bound, reverse=True)[:count]
+
+
+SELECTIONS: dict[str, type[Selection]] = {
+    "best": BestSelection,
+    "frontier": FrontierSelection,
+    "beam": BeamSelection,
+    "tournament": TournamentSelection,
+    "bandit": BanditSelection,
+}
+
+
+def selection(named: str) -> Selection:
+    """The selection of a name: "frontier", "beam:8", or "package.module:Class" for one's own.
+
+    Raises:
+        UsageError: there is none of that name, or its number is none.
+    """
+    name, _, more = named.partition(":")
+    kind = SELECTIONS.get(name)
+    try:
+        if kind in (BeamSelection, TournamentSelection):
+            return kind(*([int(more)] if more else []))
+        if kind is not None and not more:
+            return kind()
+        if kind is None and more:
+            made = getattr(importlib.import_module(name), more)()
+            if isinstance(made, Selection):
+                return made
+    except (ValueError, ImportError, AttributeError, TypeError) as error:
+        raise UsageError(f"--select {named}: {error}", hint=_HINT) from error
+    raise UsageError(f"{named!r} is no selection", hint=_HINT)
+
+
+_HINT = "one of: best, frontier, beam:K, tournament, bandit; or module:Class of your own"
+
+
+def _at_least_one(number: int, name: str) -> int:
+    if number < 1:
+        raise UsageError(f"--select {name}:{number} chooses among no states", hint="1 or more")
+    return number
+
+
+def _sampled(
+    states: Sequence[State], weights: Sequence[int], count: int, chance: Random
+) -> list[State]:
+    left, chosen = list(zip(states, weights, strict=True)), list[State]()
+    while left and len(chosen) < count:
+        at = chance.choices(range(len(left)), [weight for _, weight in left])[0]
+        chosen.append(left.pop(at)[0])
+    return chosen

@@ -1,0 +1,87 @@
+"""The lines of an epoch's candidates in git, beside the experiment branch.
+
+Each is a ref of its own while the epoch goes on, with a progress file of its own; the commit that
+ends the epoch has their last commits as further parents, and the refs go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autopilot.core.records.message import epoch_number
+from autopilot.core.records.record import ProgressNote
+from autopilot.core.store import Side, Store
+from autopilot.git import commits, objects, refs
+from autopilot.git.refs import refuse_checked_out
+from autopilot.git.repository import Repository
+from autopilot.tracking.journal import ProgressFile
+from autopilot.tracking.layout import Layout, candidate_of_tag
+
+
+class CandidateLines(Store):
+    """The part of a store in git that has lines beside the experiment's own.
+
+    Attributes:
+        repo: The repository, seen from the checkout that is worked in.
+        layout: The names of the line that the store is on.
+        progress_file: The progress of the line.
+    """
+
+    repo: Repository
+    layout: Layout
+    progress_file: ProgressFile
+    _tip = _tip_tree = _staged_on = ""
+
+    def enter(self, side: Side | None) -> None:
+        self.progress_file.close()
+        self.side, self.layout = side, Layout(self.slug, side.name if side else "")
+        place = self.layout.progress(self.repo)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        self.progress_file = ProgressFile(place)
+        tip = refs.read_ref(self.repo, self.layout.branch)
+        if tip is None:
+            assert side is not None, "the experiment has begun"
+            tip = side.base
+            refs.create_ref(self.repo, self.layout.branch, tip, f"autopilot: {side.name}")
+        self._tip, self._tip_tree = tip, objects.tree_of(self.repo, tip)
+
+    def stage(self, revision: str, beside: Sequence[str], message: str) -> str:
+        self._staged_on, tree = self._tip, objects.tree_of(self.repo, revision)
+        parents = [self._tip, *dict.fromkeys(beside)]
+        self._tip = commits.commit(self.repo, tree=tree, parents=parents, message=message)
+        self._tip_tree = tree
+        return self._tip
+
+    def publish(self) -> None:
+        self._refuse_checked_out()
+        branch, subject = self.layout.branch, f"autopilot: {self._tip[:7]}"
+        refs.update_ref(self.repo, branch, self._tip, self._staged_on, subject)
+        self.restore(self._tip)
+
+    def forget_candidates(self, last: int) -> None:
+        for name, oid in refs.list_refs(self.repo, self.layout.candidates).items():
+            number = epoch_number(name.rpartition("/")[2].partition("-")[0])
+            if number is not None and number <= last:
+                refs.delete_ref(self.repo, name, oid)
+                Layout(self.slug, name.rpartition("/")[2]).progress(self.repo).unlink(True)
+
+    def tag_candidate(self, epoch: int, number: int, revision: str, message: str) -> None:
+        commits.create_tag(self.repo, self.layout.tag_name(epoch, number), revision, message)
+
+    def tagged_candidates(self) -> dict[tuple[int, int], str]:
+        found = {}
+        for name in refs.list_refs(self.repo, self.layout.tags):
+            place = candidate_of_tag(name)
+            tag = commits.read_tag(self.repo, name.removeprefix("refs/tags/")) if place else None
+            if tag is not None and place is not None:
+                found[place] = tag.commit
+        return found
+
+    def progress_of(self, side: Side) -> list[ProgressNote]:
+        place = Layout(self.slug, side.name).progress(self.repo)
+        return ProgressFile(place).read(ProgressNote) if place.exists() else []
+
+    def _refuse_checked_out(self) -> None:
+        hint = "it is never moved under your feet: git switch another branch there, "
+        hint += f"then autopilot resume {self.slug}"
+        refuse_checked_out(self.repo, self.layout.branch, hint)

@@ -1,0 +1,148 @@
+"""Epochs of several candidates: made side by side, killed, replayed, shared and reviewed."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from kills import check_no_process, children, command_line, send_kill
+
+from tests.cli.test_kill import game
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.conftest import Place
+    from tests.cli.test_kill import Game
+
+__all__ = ["game"]
+
+SEARCH = ("--proposals", "3", "--parents", "2", "--select", "frontier")
+OPTIONS = ("--accumulate", "2", "--max-epochs", "4", "--seed", "7", *SEARCH)
+
+
+def family(pid: int) -> list[int]:
+    """The processes of a run's own program that it started, and those that these started."""
+    own, found = command_line(pid), children(pid)
+    for each in found:
+        found += children(each)
+    return [each for each in found if command_line(each) == own]
+
+
+def story_of(game: Game, slug: str) -> dict[str, Any]:
+    names = game.place.git("tag", "--list", f"autopilot/{slug}/*").replace(slug, "SLUG")
+    with pytest.MonkeyPatch.context() as patch:  # tags of candidates are no numbers
+        patch.setattr(type(game.place), "tags", lambda *_: names.split())
+        return game.story(slug)
+
+
+def told(game: Game, slug: str) -> dict[str, Any]:
+    """All that must be the same whatever was killed, and whichever candidate was the first."""
+    story = story_of(game, slug)
+    log = game.place.git("log", "--format=%T %s", f"main..autopilot/{slug}").replace(slug, "SLUG")
+    revisions = [record.pop("revisions", None) for record in story["metrics"]]
+    return story | {
+        "trees": sorted(log.splitlines()),
+        "messages": sorted(story["messages"].splitlines()),
+        "line": game.place.git("log", "--first-parent", "--format=%T", f"autopilot/{slug}"),
+        "candidates": [[bool(one) for one in each] for each in revisions if each],
+    }
+
+
+def test_any_process_of_a_search_may_be_killed(game: Game) -> None:
+    place, began = game.place, time.monotonic()
+    assert (done := place.autopilot("run", "game.py", "-e", "ref", *OPTIONS)).code == 0, done
+    duration_s, reference = time.monotonic() - began, told(game, "ref")
+    origins = {record.get("origin", "") for record in reference["metrics"]}
+    assert len(origins) > 3, origins
+    chance = random.Random(3)
+    for number, who in enumerate(["parent", "all", "one", "one", "one"]):
+        slug = f"{who}-{number}"
+        process = place.start("run", "game.py", "-e", slug, *OPTIONS)
+        time.sleep(chance.uniform(0.2, 0.8) * duration_s)
+        others = family(process.pid)
+        chance.shuffle(others)
+        own = [process.pid] if who != "one" else []
+        for pid in own + {"parent": [], "all": others}.get(who, others[:1]):
+            send_kill(pid)
+        done = place.finish(process)
+        check_no_process(process.pid)
+        if done.code:
+            command = ("resume", slug) if game.exists(slug) else ("run", "game.py", "-e", slug)
+            place.run(*command, *(OPTIONS if command[0] == "run" else ()))
+        for name, value in told(game, slug).items():
+            assert value == reference[name], (slug, name)
+        assert place.git("for-each-ref", f"refs/autopilot/{slug}/candidates") == ""
+    assert len(place.git("worktree", "list").splitlines()) == 1
+    place.git("fsck", "--strict")
+    assert place.run("replay", "ref", "--level", "full").code == 0
+
+
+def test_a_search_in_git_is_read_shared_and_reviewed(place: Place, tmp_path: Path) -> None:
+    place.change("counter.py", ("int(x.read_text()) + 1", "int(x.read_text()) + self.proposal[0]"))
+    place.run("run", "counter.py", "-e", "demo", "--max-epochs", "3", "--proposals", "3")
+    git, branch = place.git, "autopilot/demo"
+    line = git("log", "--first-parent", "--format=%s", f"main..{branch}").splitlines()
+    assert line == [
+        "autopilot(demo): epoch 3: none of 3 candidates is kept",
+        "autopilot(demo): epoch 2: add one (candidate 2 of 3)",
+        "autopilot(demo): epoch 1: add one (candidate 3 of 3)",
+        "autopilot(demo): start counter.py",
+    ]
+    tips = git("rev-parse", f"{branch}^2", f"{branch}^3", f"{branch}^4").splitlines()
+    bodies = [git("show", "-s", "--format=%B", tip) for tip in tips]
+    assert ["Autopilot-Candidate: 3" in body for body in bodies] == [False, False, True]
+    assert all("Autopilot-Parent: epoch-0002" in body for body in bodies)
+    # Each was made from the commit of its state, and the branch's tree is the best state.
+    best = git("rev-parse", f"{branch}/epoch-0002")
+    assert {git("rev-parse", f"{tip}^") for tip in tips} == {git("rev-parse", f"{best}^{{commit}}")}
+    assert git("diff", f"{branch}/epoch-0002", branch) == ""
+    assert git("show", f"{branch}:x.txt") == "6"
+
+    rows = [row.split()[:2] for row in place.run("log", "-v").out.splitlines()[3:]]
+    assert [row for row in rows if row[0] in ("2", "c1", "c2", "c3")][3:7] == [
+        ["2", "1.000"],
+        ["c1", "0.800"],
+        ["c2", "1.000"],
+        ["c3", "1.000"],
+    ]
+    shown = place.run("show", "2", "-c", "1").out
+    assert "rejected: candidate 2 is better" in shown
+    assert shown.endswith("-4\n+5\n")
+    says = ("candidate 4 of epoch 2 does not exist",)
+    place.refused("show", "2", "-c", "4", says=says, hints=("choose one of 1 to 3",))
+
+    git("init", "--quiet", "--bare", str(tmp_path / "origin.git"))
+    git("remote", "add", "origin", str(tmp_path / "origin.git"))
+    git("push", "--quiet", "origin", "main")
+    place.run("push", "demo")
+    git("clone", "--quiet", str(tmp_path / "origin.git"), str(tmp_path / "clone"), cwd=tmp_path)
+    place.run("fetch", cwd=tmp_path / "clone")
+    for level in ("metrics", "full"):
+        place.run("replay", "demo", "--level", level, cwd=tmp_path / "clone")
+    place.run("propose", "create", "demo")
+    review = git("log", "--format=%s", "main..autopilot-review/demo").splitlines()
+    assert [subject.partition(" (")[0] for subject in review] == [
+        "autopilot(demo): epoch 2: add one",
+        "autopilot(demo): epoch 1: add one",
+    ]
+    assert git("diff", "autopilot-review/demo", branch) == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--proposals", "2", "--parents", "3"), "3 parents for 2 proposals"),
+        (("--select", "worst"), "'worst' is no selection"),
+        (("--select", "beam:0"), "--select beam:0"),
+        (("--proposals", "2", "--keep-states", "some"), "--keep-states some"),
+        (("--proposals", "0"), "--proposals"),
+    ],
+)
+def test_a_search_that_cannot_work_is_refused(
+    place: Place, options: tuple[str, ...], says: str
+) -> None:
+    done = place.autopilot("run", "counter.py", *options)
+    assert (done.code, says in done.err) == (2, True), done

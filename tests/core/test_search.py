@@ -1,0 +1,112 @@
+"""Several candidates an epoch, in this process: what is tried, kept, and recorded."""
+
+from autopilot import (
+    AutoPilotModule,
+    DataLoader,
+    Datum,
+    Experiment,
+    Optimizer,
+    Parameter,
+    Step,
+    Trainer,
+)
+from autopilot.core.records.record import MetricsRecord, StepRecord
+from autopilot.core.search import SearchLoop
+from autopilot.core.selection import selection
+from autopilot.core.store import InMemoryStore
+
+
+class Add(Optimizer):
+    """Adds the number of the proposal."""
+
+    def step(self):
+        number, of = self.proposal
+        self.parameters[0].data += number
+        return Step(f"add {number} of {of}", f"add-{number}")
+
+
+class Level(AutoPilotModule):
+    def __init__(self, most=10):
+        super().__init__()
+        self.level = Parameter(0)
+        self.most = most
+
+    def forward(self, batch):
+        level = self.level.data if self.level.data <= self.most else 0
+        return Datum(
+            items=[Datum(success=level > x.metadata["at"], feedback="more") for x in batch.items]
+        )
+
+    def configure_optimizers(self):
+        return Add(self.parameters())
+
+    def train_dataloader(self):
+        return DataLoader([{"id": f"i{at}", "at": at} for at in range(10)], 5)
+
+    val_dataloader = train_dataloader
+
+
+class Trade(Level):
+    """A state is a word of at most two letters; each item asks for one letter."""
+
+    def __init__(self):
+        super().__init__()
+        self.level.data = ""
+
+    def forward(self, batch):
+        word = self.level.data
+        passed = [x.metadata["at"] in word and len(word) <= 2 for x in batch.items]
+        return Datum(items=[Datum(success=each, feedback="more") for each in passed])
+
+    def configure_optimizers(self):
+        return Letter(self.parameters())
+
+    def train_dataloader(self):
+        return DataLoader([{"id": at, "at": at} for at in "abcd"], 4)
+
+    val_dataloader = train_dataloader
+
+
+class Letter(Optimizer):
+    def step(self):
+        letter = "abcd"[self.proposal[0] - 1]
+        self.parameters[0].data += letter
+        return Step(f"add {letter}", letter)
+
+
+def test_candidates_that_no_other_dominates_stay_and_are_started_from():
+    module, experiment = Trade(), Experiment(InMemoryStore())
+    loop = SearchLoop(4, 2, selection("frontier"), keep=None)
+    Trainer(experiment=experiment, loop=loop).fit(module, max_epochs=3)
+    store = experiment.store
+    assert set(store.tagged_candidates()) >= {(1, 2), (1, 3), (1, 4)}
+    kept = [r for _, r in store.records(MetricsRecord) if r.is_candidate and r.epoch == 1]
+    assert [(r.candidate, r.verdict) for r in kept] == [(k, "kept") for k in (1, 2, 3, 4)]
+    assert kept[1].reasons == ("no other state is as good on all items",)
+    origins = {r.origin for _, r in store.records(MetricsRecord) if r.is_candidate and r.epoch > 1}
+    assert any("-c" in name for name in origins)
+    # A run that goes on knows the same states.
+    again = SearchLoop(4, 2, selection("frontier"), keep=None)
+    Trainer(experiment=experiment, loop=again).fit(module, max_epochs=4)
+    known = [*loop._states.pool.states]
+    assert [*again._states.pool.states][: len(known)] == known
+
+
+def test_the_best_of_several_candidates_is_kept():
+    module, experiment = Level(), Experiment(InMemoryStore())
+    trainer = Trainer(experiment=experiment, loop=SearchLoop(3))
+    result = trainer.fit(module, max_epochs=3)
+    assert module.level.data == 9
+    assert (result.epochs, result.kept, result.best) == (3, 3, 0.9)
+    store = experiment.store
+    line = store.log()
+    assert len(line) == 4  # the start, and one revision an epoch
+    steps = sorted((r.epoch, r.candidate, r.summary) for _, r in store.records(StepRecord))
+    assert steps == [(e, c, f"add {c} of 3") for e in (1, 2, 3) for c in (1, 2, 3)]
+    records = [r for _, r in store.records(MetricsRecord) if r.split == "val" and r.candidate]
+    own = [r for r in records if not r.candidates and r.epoch == 2]
+    assert [(r.candidate, r.verdict, r.metrics["accuracy"], r.origin) for r in own] == [
+        (1, "rejected", 0.4, "epoch-0001"),
+        (2, "rejected", 0.5, "epoch-0001"),
+        (3, "kept", 0.6, "epoch-0001"),
+    ]
