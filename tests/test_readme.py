@@ -7,12 +7,13 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from checkouts import make_checkout
-from forks import fork
+from forks import fork, program
 
 TOP = Path(__file__).resolve().parents[1]
 README = (TOP / "README.md").read_text(encoding="utf-8")
@@ -178,19 +179,19 @@ print(json.dumps(dict(type="result", subtype="success", is_error=False, result=s
 
 
 @pytest.fixture
-def system(tmp_path: Path) -> Path:
+def system(tmp_path: Path) -> Iterator[Path]:
     """A repository with the files that the README's first commands name."""
     place = make_checkout(tmp_path / "a system of my öwn", SYSTEM)
     home = tmp_path / "bin"
     home.mkdir()
     for name, script in (
-        ("autopilot", f'#!/bin/sh\nexec {sys.executable} -m autopilot "$@"\n'),
         ("python", f'#!/bin/sh\nexec {sys.executable} "$@"\n'),
         ("claude", CLAUDE.format(python=sys.executable)),
     ):
         (home / name).write_text(script)
         (home / name).chmod(0o755)
-    return place
+    with program(home / "autopilot"):
+        yield place
 
 
 @pytest.mark.parametrize(

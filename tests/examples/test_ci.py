@@ -6,13 +6,15 @@ import os
 import re
 import subprocess
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from forks import program
 
-from tests.cli.conftest import COMMAND, COUNTER, Place
+from tests.cli.conftest import COUNTER, Place
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "examples" / "ci"
 SLUG = "spelling"
@@ -59,8 +61,6 @@ class Job:
             ["git", "clone", "--quiet", "--branch", self.branch, remote, self.clone], check=True
         )
         programs = folder / "bin"
-        programs.mkdir()
-        self._program(programs / "autopilot", f'exec {" ".join(COMMAND)} "$@"')
         # What goes out to the service is written down instead.
         self._program(programs / "gh", f'printf "%s\\n" "$@" > "{self.said}"')
         self._program(programs / "curl", f'printf "%s\\n" "$@" > "{self.said}"')
@@ -96,8 +96,10 @@ class Job:
 
 
 @pytest.fixture
-def job(tmp_path: Path, remote: Path) -> Job:
-    return Job(tmp_path, remote)
+def job(tmp_path: Path, remote: Path) -> Iterator[Job]:
+    (tmp_path / "bin").mkdir()
+    with program(tmp_path / "bin" / "autopilot"):
+        yield Job(tmp_path, remote)
 
 
 def github(job: Job) -> dict[str, subprocess.CompletedProcess[str]]:
