@@ -10,13 +10,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
-from checkouts import commit_all
+from checkouts import copy_checkout, make_checkout, own_home
+from forks import fork
 
 from autopilot import (
     AutoPilotModule,
@@ -36,6 +37,7 @@ from autopilot.git.commands import run_git
 from autopilot.git.repository import Repository
 
 FOLDER = "rü les"
+FILES = {"README.md": "readme\n", "x.txt": "3\n", f"{FOLDER}/a b.txt": "a\n"}
 ITEMS = [{"id": f"item-{i}", "at": i} for i in range(10)]
 
 
@@ -152,6 +154,7 @@ class Here:
         self.capsys.readouterr()
         found = AutoPilotCLI().run(arguments)
         captured = self.capsys.readouterr()
+        self.bytes = captured.out
         self.out, self.err = (x.decode("utf-8", "replace") for x in captured)
         assert found == code, self.err
         return self.out
@@ -166,25 +169,57 @@ class Here:
         return message.removeprefix("error: "), hint.removeprefix("  hint: ")
 
 
+@pytest.fixture(scope="module")
+def made_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A repository with the experiment `demo`; no command that reads changes it."""
+    folder = tmp_path_factory.mktemp("demo")
+    top = folder / "repo"
+    with pytest.MonkeyPatch.context() as patch:
+        own_home(patch, folder)
+        patch.chdir(make_checkout(top, FILES))
+        make("demo", PLAN)
+
+    def state() -> list[bytes]:
+        commands = (["for-each-ref"], ["status", "--porcelain"])
+        return [run_git(each, cwd=top).stdout for each in commands]
+
+    before = state()
+    yield top
+    assert state() == before
+
+
 @pytest.fixture
-def here(
-    repository: Repository,
+def begin(
+    git_environment: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsysbinary: pytest.CaptureFixture[bytes],
-) -> Here:
-    monkeypatch.chdir(repository.workdir)
-    monkeypatch.setenv("NO_COLOR", "1")
-    Path("x.txt").write_text("3\n")
-    Path(FOLDER).mkdir()
-    Path(FOLDER, "a b.txt").write_text("a\n")
-    commit_all(repository.workdir, "base")
-    return Here(repository, capsysbinary)
+) -> Callable[[Path], Here]:
+    """Goes to a repository."""
+
+    def enter(top: Path) -> Here:
+        monkeypatch.chdir(top)
+        monkeypatch.setenv("NO_COLOR", "1")
+        return Here(Repository.discover(top), capsysbinary)
+
+    return enter
 
 
 @pytest.fixture
-def demo(here: Here) -> Here:
-    make("demo", PLAN)
-    return here
+def here(begin: Callable[[Path], Here], tmp_path: Path) -> Here:
+    """A repository without experiments."""
+    return begin(make_checkout(tmp_path / "repo", FILES))
+
+
+@pytest.fixture
+def demo(begin: Callable[[Path], Here], made_demo: Path) -> Here:
+    """The repository of all tests that only read it."""
+    return begin(made_demo)
+
+
+@pytest.fixture
+def copied(begin: Callable[[Path], Here], made_demo: Path, tmp_path: Path) -> Here:
+    """A copy of it, which may be changed."""
+    return begin(copy_checkout(made_demo, tmp_path / "repo"))
 
 
 class Terminal(io.StringIO):
@@ -440,27 +475,27 @@ def test_an_epoch_without_a_verdict_cannot_be_shown_yet(killed: Here) -> None:
     assert killed.json("diff")["to"] == killed.git("rev-parse", "autopilot/cut/epoch-0001^{commit}")
 
 
-def test_a_running_experiment_says_who_runs_it(demo: Here) -> None:
+def test_a_running_experiment_says_who_runs_it(copied: Here) -> None:
     store = GitStore("demo")
     store._lock.acquire()
     try:
-        document = demo.json("status", "demo")
+        document = copied.json("status", "demo")
         assert document["state"] == "running"
         assert document["detail"].startswith(f"process {os.getpid()} on ")
         assert document["stop_reason"] is None
-        assert "resume" not in demo.run("log")
+        assert "resume" not in copied.run("log")
     finally:
         store.close()
 
 
 @pytest.mark.parametrize("name", ["interrupted", "crashed"])
-def test_how_a_session_ended_is_told(demo: Here, name: str) -> None:
+def test_how_a_session_ended_is_told(copied: Here, name: str) -> None:
     store = GitStore("demo")
     experiment = Experiment(store, GitMemory(store))
     experiment.store.bind([PathParameter("x.txt")])
     experiment.on_loop_complete(name, "by Ctrl-C")
     experiment.close()
-    lines = demo.run("log").splitlines()
+    lines = copied.run("log").splitlines()
 
     assert lines[0] == f"demo: {name} (by Ctrl-C)"
     assert lines[-1] == "go on: autopilot resume demo"
@@ -600,15 +635,15 @@ def test_every_commit_of_the_branch_is_an_epoch(demo: Here) -> None:
             assert subject.startswith(f"autopilot(demo): epoch {shown['epoch']}: ")
 
 
-def test_a_tag_or_commit_names_its_experiment(demo: Here) -> None:
+def test_a_tag_or_commit_names_its_experiment(copied: Here) -> None:
     make("later", Plan([8]))
 
-    assert demo.json("show", "1")["experiment"] == "later"
-    assert demo.json("show", "autopilot/demo/epoch-0005")["experiment"] == "demo"
-    commit = demo.git("rev-parse", "--short", "autopilot/demo~2")
-    assert demo.json("show", commit)["experiment"] == "demo"
-    assert demo.json("show", "1", "-e", "demo")["experiment"] == "demo"
-    message, hint = demo.refused("show", "autopilot/demo/epoch-0005", "-e", "later")
+    assert copied.json("show", "1")["experiment"] == "later"
+    assert copied.json("show", "autopilot/demo/epoch-0005")["experiment"] == "demo"
+    commit = copied.git("rev-parse", "--short", "autopilot/demo~2")
+    assert copied.json("show", commit)["experiment"] == "demo"
+    assert copied.json("show", "1", "-e", "demo")["experiment"] == "demo"
+    message, hint = copied.refused("show", "autopilot/demo/epoch-0005", "-e", "later")
     assert message == "'autopilot/demo/epoch-0005' is no epoch of later"
     assert hint == "give a number, best, last, a tag, or a commit of autopilot/later"
 
@@ -637,17 +672,18 @@ def test_show_as_json(demo: Here) -> None:
 # --- diff ----------------------------------------------------------------------------------------
 
 
-def test_diff_in_a_pipe_is_exactly_the_patch(demo: Here) -> None:
+def test_diff_in_a_pipe_is_exactly_the_patch(copied: Here) -> None:
     patch = process("diff").stdout
-    top = demo.repo.workdir
+    top = copied.repo.workdir
 
     run_git(["apply", "--check", "-"], cwd=top, stdin=patch)
     run_git(["apply", "--index", "-"], cwd=top, stdin=patch)
-    assert demo.git("write-tree") == demo.git("rev-parse", "autopilot/demo^{tree}")
+    assert copied.git("write-tree") == copied.git("rev-parse", "autopilot/demo^{tree}")
 
 
-def test_the_patch_does_not_depend_on_how_the_user_likes_diffs(demo: Here) -> None:
-    plain = process("diff").stdout
+def test_the_patch_does_not_depend_on_how_the_user_likes_diffs(copied: Here) -> None:
+    copied.run("diff")
+    plain = copied.bytes
     for setting in (
         "diff.noprefix=true",
         "diff.mnemonicPrefix=true",
@@ -656,25 +692,26 @@ def test_the_patch_does_not_depend_on_how_the_user_likes_diffs(demo: Here) -> No
         "diff.context=0",
         "core.quotePath=false",
     ):
-        demo.git("config", *setting.split("="))
-    styled = process("diff").stdout
+        copied.git("config", *setting.split("="))
+    copied.run("diff")
+    styled = copied.bytes
 
     assert b"\x1b" not in styled
     assert styled.count(b"\n+++ b/x.txt\n") == 1
-    run_git(["apply", "--check", "--unidiff-zero", "-"], cwd=demo.repo.workdir, stdin=styled)
+    run_git(["apply", "--check", "--unidiff-zero", "-"], cwd=copied.repo.workdir, stdin=styled)
     assert b"-3\n+9\n" in plain
 
 
 def test_diff_from_a_folder_below_the_top_is_whole(
-    demo: Here, monkeypatch: pytest.MonkeyPatch
+    copied: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = demo.run("diff")
-    demo.git("config", "diff.relative", "true")
+    whole = copied.run("diff")
+    copied.git("config", "diff.relative", "true")
     monkeypatch.chdir(FOLDER)
 
-    assert demo.run("diff") == whole
-    assert "x.txt" in demo.run("diff", "--stat")
-    assert demo.json("-C", "..", "diff")["patch"] == demo.json("diff")["patch"]
+    assert copied.run("diff") == whole
+    assert "x.txt" in copied.run("diff", "--stat")
+    assert copied.json("-C", "..", "diff")["patch"] == copied.json("diff")["patch"]
 
 
 @pytest.mark.parametrize(
@@ -739,11 +776,11 @@ def test_status_without_experiments_says_how_to_make_one(here: Here) -> None:
     assert here.run("status", "-p", "shop").startswith("no experiments of the project shop yet\n")
 
 
-def test_status_lists_the_newest_first(demo: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_lists_the_newest_first(copied: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: 4_000_000_000.0)
     make("shop/later", Plan([8]), monitor="miss", mode="min")
-    rows = demo.json("status")["experiments"]
-    head, *lines = demo.run("status").splitlines()
+    rows = copied.json("status")["experiments"]
+    head, *lines = copied.run("status").splitlines()
 
     assert [row["experiment"] for row in rows] == ["shop/later", "demo"]
     assert [(row["epochs"], row["kept"]) for row in rows] == [(1, 1), (7, 3)]
@@ -762,24 +799,24 @@ def test_status_lists_the_newest_first(demo: Here, monkeypatch: pytest.MonkeyPat
     assert lines[1].endswith("reached the maximum of 7 epochs")
 
 
-def test_a_project_sees_its_own_experiments(demo: Here) -> None:
+def test_a_project_sees_its_own_experiments(copied: Here) -> None:
     make("shop/one", Plan([8]))
     make("last", Plan([8]))
 
-    rows = demo.json("status", "-p", "shop")["experiments"]
+    rows = copied.json("status", "-p", "shop")["experiments"]
     assert [row["experiment"] for row in rows] == ["shop/one"]
-    assert demo.json("log", "-p", "shop")["experiment"] == "shop/one"
-    assert demo.json("status", "one", "-p", "shop")["branch"] == "autopilot/shop/one"
-    message, hint = demo.refused("log", "-p", "none")
+    assert copied.json("log", "-p", "shop")["experiment"] == "shop/one"
+    assert copied.json("status", "one", "-p", "shop")["branch"] == "autopilot/shop/one"
+    message, hint = copied.refused("log", "-p", "none")
     assert message.startswith("there is no experiment of the project none in ")
     assert hint == "these have some: shop"
 
 
-def test_status_of_one_experiment(demo: Here) -> None:
-    lines = demo.run("status", "demo").splitlines()
+def test_status_of_one_experiment(copied: Here) -> None:
+    lines = copied.run("status", "demo").splitlines()
     facts = {line[:12].strip(): line[12:] for line in lines[1:]}
-    tip = demo.git("rev-parse", "--short=7", "autopilot/demo")
-    count = demo.git("rev-list", "--count", "main..autopilot/demo")
+    tip = copied.git("rev-parse", "--short=7", "autopilot/demo")
+    count = copied.git("rev-list", "--count", "main..autopilot/demo")
 
     assert lines[0] == "demo: stopped (reached the maximum of 7 epochs)"
     assert facts["target"] == "app.py:App"
@@ -797,10 +834,10 @@ def test_status_of_one_experiment(demo: Here) -> None:
     for command in commands:
         program, *arguments = command.split()
         if program == "git":
-            demo.git(*arguments)
+            copied.git(*arguments)
         else:
-            demo.run(*arguments)
-    document = demo.json("status", "demo")
+            copied.run(*arguments)
+    document = copied.json("status", "demo")
     assert document["manifest"]["hparams"] == {"size": "3"}
     assert document["manifest"]["parameters"] == {"x": "x.txt", "rules": FOLDER}
     assert document["cost"]["evaluations"] == 130
@@ -818,24 +855,24 @@ def test_status_costs_nothing_that_log_needs(demo: Here, monkeypatch: pytest.Mon
     assert demo.json("status")["experiments"][0]["kept"] == 3
 
 
-def test_kept_epochs_are_counted_without_tags_too(demo: Here) -> None:
-    for tag in demo.git("tag").splitlines():
-        demo.git("tag", "-d", tag)
+def test_kept_epochs_are_counted_without_tags_too(copied: Here) -> None:
+    for tag in copied.git("tag").splitlines():
+        copied.git("tag", "-d", tag)
 
-    assert demo.json("status")["experiments"][0]["kept"] == 3
-    assert demo.json("log")["kept"] == 3
+    assert copied.json("status")["experiments"][0]["kept"] == 3
+    assert copied.json("log")["kept"] == 3
 
 
-def test_an_experiment_without_its_notes_hides_no_other(demo: Here) -> None:
+def test_an_experiment_without_its_notes_hides_no_other(copied: Here) -> None:
     make("bare", Plan([8]))
-    demo.git("update-ref", "-d", "refs/notes/autopilot/bare/experiment")
-    rows = {row["experiment"]: row for row in demo.json("status")["experiments"]}
+    copied.git("update-ref", "-d", "refs/notes/autopilot/bare/experiment")
+    rows = {row["experiment"]: row for row in copied.json("status")["experiments"]}
 
     assert rows["demo"]["state"] == "stopped"
     assert rows["bare"]["state"] == "unreadable"
     assert "no manifest note" in rows["bare"]["detail"]
-    assert "unreadable" in demo.run("status")
-    message, hint = demo.refused("log", "bare")
+    assert "unreadable" in copied.run("status")
+    message, hint = copied.refused("log", "bare")
     assert message == "the experiment bare has no manifest note"
     assert hint == "fetch its notes: autopilot fetch bare"
 
@@ -899,25 +936,26 @@ def test_in_a_repository_without_experiments(here: Here, command: list[str]) -> 
 
 @pytest.mark.parametrize("command", [["log"], ["show", "5"], ["diff"], ["status"]])
 def test_json_is_all_that_stdout_has(demo: Here, command: list[str]) -> None:
-    done = process(*command, "--json")
+    done = fork([*command, "--json"], cwd=Path.cwd(), env=os.environ)
+    out, err = done.communicate()
 
     assert done.returncode == 0
-    assert done.stderr == b""
-    assert isinstance(json.loads(done.stdout), dict)
+    assert err == ""
+    assert isinstance(json.loads(out), dict)
 
 
-def test_many_experiments_start_no_more_processes_than_one(demo: Here) -> None:
+def test_many_experiments_start_no_more_processes_than_one(copied: Here) -> None:
     def started() -> tuple[list[str], list[int]]:
-        document = demo.json("status", "--expose")
+        document = copied.json("status", "--expose")
         commands = [each["command"] for each in document["expose"]]
         return commands, [row["kept"] for row in document["experiments"]]
 
     one, (kept,) = started()
-    for ref in demo.git("for-each-ref", "--format=%(refname)", "refs/").splitlines():
+    for ref in copied.git("for-each-ref", "--format=%(refname)", "refs/").splitlines():
         if "/autopilot/demo" in ref:
             for name in ("other", "shop/third"):
                 copy = ref.replace("/autopilot/demo", f"/autopilot/{name}")
-                demo.git("update-ref", copy, ref)
+                copied.git("update-ref", copy, ref)
     assert started() == (one, [kept] * 3)
 
 
