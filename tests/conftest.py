@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -22,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import checkouts  # none of them is in a package: scripts use them too
 from checkouts import make_checkout, own_home
+from forks import ForkingPopen
 from server import KEY, MessagesServer, Reply, Script
 
 # Else each process that a test starts would compile all of the package anew.
@@ -117,6 +119,14 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
             return server
 
         yield start
+
+
+@pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that measure for this one are forked from it, see `forks.py`."""
+    import autopilot.proof.worker  # noqa: F401  # which each of them would import anew
+
+    monkeypatch.setattr(subprocess, "Popen", ForkingPopen)
 
 
 @pytest.fixture

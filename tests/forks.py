@@ -276,7 +276,7 @@ def _become(asked: Mapping[str, Any]) -> None:
     _look_for_configuration()
     _search(os.environ)
     sys.argv = ["autopilot", *asked["argv"]]
-    subprocess.Popen = _Popen  # type: ignore[misc]
+    subprocess.Popen = ForkingPopen  # type: ignore[misc]
     from autopilot.cli.main import main as command_line
     from autopilot.engine import supervisor
 
@@ -297,7 +297,7 @@ def _search(env: Mapping[str, str]) -> None:
     sys.path[:] = dict.fromkeys([*map(os.path.abspath, given), *_PATH])
 
 
-class _Popen(subprocess.Popen):
+class ForkingPopen(subprocess.Popen):
     """Forks a process that measures, where a thread holds nothing that it would wait for."""
 
     def _execute_child(self, args: Any, *given: Any) -> None:

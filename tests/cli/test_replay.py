@@ -709,6 +709,7 @@ def test_a_link_that_is_missing_is_said_once(ran: Place) -> None:
     )
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_repetitions_have_chance_of_their_own_and_the_same_items(ran: Place) -> None:
     notebook = find(Repository.discover(ran.top), "s").notebook
     with Measurer(notebook.repo, notebook.manifest, "s") as measurer:

@@ -15,6 +15,7 @@ from autopilot.proof.measuring import Measurer, Task, measure_checkout, measure_
 from autopilot.tracking.notebook import Notebook
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_epochs_come_out_as_they_were_recorded(finished: Notebook) -> None:
     before = run_git(["status", "--porcelain", "--ignored"], cwd=finished.repo.workdir).stdout
     with Measurer(finished.repo, finished.manifest, "levels") as measurer:
@@ -64,6 +65,7 @@ def test_an_experiment_without_a_target_cannot_be_measured(repository) -> None:
         Measurer(repository, Manifest(slug="own"), "own")
 
 
+@pytest.mark.usefixtures("forked_workers")
 def test_the_checkout_is_measured_with_its_uncommitted_changes(finished: Notebook) -> None:
     top = finished.repo.workdir
     (top / "level.txt").write_text("4\n")
@@ -113,6 +115,7 @@ _READS = {
 }
 
 
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize(
     ("reads", "deadly", "options", "processes"),
     [
