@@ -35,6 +35,8 @@ class Draft:
         values: Of a candidate: the numbers and choices of its parameters.
         memorized: Of a candidate: the items that its edit has.
         calls: Of a candidate: the model calls that it paid.
+        lent: Of a candidate: the model calls of the others, by names of their own but for those
+            that measured a state.
         twin: Of a candidate: the one that came to the same state before it.
         record: Of a candidate: its val record, once the epoch is over.
         cost: Of a candidate: its cost.
@@ -59,6 +61,7 @@ class Draft:
     cost: Cost = Cost()
     decision: Decision | None = None
     calls: Sequence[LlmRecord] = ()
+    lent: list[LlmRecord] = field(default_factory=list)
     twin: Draft | None = None
     record: MetricsRecord | None = None
 

@@ -20,7 +20,7 @@ from autopilot.core.loss import Loss
 from autopilot.core.outages import side_by_side
 from autopilot.core.progress import Death, Position
 from autopilot.core.records.record import ProgressNote
-from autopilot.core.run import Run, current_run, is_infrastructure, say
+from autopilot.core.run import Run, current_run, is_infrastructure, say, state_line
 from autopilot.core.scoring import Scoring
 from autopilot.core.signatures import check_awaited
 from autopilot.core.types import Datum, as_datum, digest
@@ -126,7 +126,11 @@ class Evaluator:
 
         started = time.perf_counter()
         run = current_run() or Run(self.experiment)
+        before = run.line
         try:
+            if self.experiment.now.side is not None:
+                # Candidates of one state share its results, whichever of them measured it.
+                run.line = state_line(self.experiment.now.state)
             data = run.wait_out(attempt, pausing, progress=lambda: len(done))
             _label(data, batch, position)
             self.scoring.apply(data)
@@ -134,6 +138,7 @@ class Evaluator:
                 run.wait_out(partial(score, self.loss), pausing)
                 self.scoring.apply(data)
         finally:
+            run.line = before
             self.experiment.positions.at(position)
         seconds = time.perf_counter() - started
         self._remember(position, batch, data, seconds)

@@ -111,9 +111,12 @@ class InProgress(History):
         return self.now.side.base if self.now.side else self.revision_of(self.best_epoch)
 
     def share(self, sides: Iterable[Side]) -> None:
-        """Lets results of other candidates count for this one, where the state is the same."""
+        """Lets what was measured for other candidates count, where the state is the same."""
+        self.now.lent = []
         for side in sides:
-            self.now.progress.borrow(self.store.progress_of(side))
+            notes, calls = self.store.progress_of(side)
+            self.now.progress.borrow(notes)
+            self.now.lent += calls
 
     @contextmanager
     def beside(self, side: Side) -> Iterator[Draft]:
@@ -158,8 +161,8 @@ class InProgress(History):
             )
             traces = [trace_record(number, "val", x, n) for n, x in enumerate(attempt.passes)]
             attempt.record, own_records = record, [*traces, record] if attempt.changed else []
-            at = attempt.revision if attempt.changed else place
-            self.store.annotate(at, [*attempt.calls, *own_records])
+            self.store.annotate(place, attempt.calls)
+            self.store.annotate(attempt.revision, own_records)
             self.memory.learn(
                 replace(lesson_of(self.store.slug, record, view, attempt.steps), id=own)
             )

@@ -24,7 +24,13 @@ from autopilot.core.types import Cost
 
 
 class Loop(ABC):
-    """How epochs follow one another."""
+    """How epochs follow one another.
+
+    Attributes:
+        proposals: How many candidates an epoch has.
+    """
+
+    proposals = 1
 
     @abstractmethod
     def run(self, fit: Fit) -> str:

@@ -82,6 +82,8 @@ class Run:
         budget_line: A sentence on the budget left, for the optimizer; "" without a budget.
         step_number: The number of the optimizer step in progress; 0 outside of steps.
         candidate: The number of the candidate in progress; 0: the epoch has one alone.
+        line: Part of the names of model calls where the epoch has several candidates: the state
+            that is measured, or the candidate whose step it is, which asks anew.
         repeat: The number of the measurement in progress: from 1 on, models are asked anew.
         refused: The state that a person refused in this epoch, before it was measured.
         seen: The train items that the next optimizer step may look at.
@@ -104,7 +106,7 @@ class Run:
         self.cost, self.seen, self.asking = Cost(), StepItems(), (0, "")
         self.refused: KnownState | None = None
         self.notes: list[str] = []
-        self.stop_reason = self.budget_line = ""
+        self.stop_reason = self.budget_line = self.line = ""
         self._judged_calls = 0
         self._charged: set[str] = set()
         self._services: dict[type[object], object] = {}
@@ -134,6 +136,11 @@ class Run:
             if not isinstance(found, kind):
                 found = self._services[kind] = make(self)
             return found
+
+    def renew_services(self) -> None:
+        """Lets objects be made anew that know what is recorded: another line of it follows."""
+        with self._lock:
+            self._services.clear()
 
     def provide(self, kind: type[S], service: S) -> None:
         """Makes an object the run's only one of a class."""
@@ -224,6 +231,11 @@ class Run:
 _COLLECT_AFTER = 10_000
 _current: ContextVar[Run | None] = ContextVar("autopilot_run", default=None)
 _active: list[Run] = []
+
+
+def state_line(state: str) -> str:
+    """The part of a model call's name for the state of a candidate that it measures."""
+    return f"s{state[:12]}" if state else ""
 
 
 def current_run() -> Run | None:

@@ -78,12 +78,13 @@ class SearchLoop(EpochLoop):
         fit.start_epoch(epoch)
         fit.call("on_train_epoch_start")
         fit.call("on_candidates", sides)
+        charge(fit, sides)
         state, tried = copy.deepcopy(fit.optimizer.state_dict()), list[Draft]()
         counted = set[Any]()
         for side in sides:
             with beside(fit, side, len(sides), state) as attempt:
                 attempt.progress.counted = counted
-                fit.experiment.share(each for each in sides if each != side)
+                share(fit, [each for each in sides if each != side])
                 self._attempt(fit, attempt, tried)
             tried.append(attempt)
         leader = self._judge(fit, tried)
@@ -186,6 +187,22 @@ class SearchLoop(EpochLoop):
         return self._states
 
 
+def share(fit: Fit, sides: Sequence[Side]) -> None:
+    """Lets what was measured for other candidates count for the present one."""
+    fit.experiment.share(sides)
+    fit.renew_services()
+
+
+def charge(fit: Fit, sides: Sequence[Side]) -> None:
+    """Counts the calls of candidates that were paid ahead of the loop, or before a kill."""
+    store = fit.experiment.store
+    for side in sides:
+        store.enter(side)
+        for call in store.calls():
+            fit.ledger.charge(call.role, call.cost, known=call.priced, judged=call.step > 0)
+    store.enter(None)
+
+
 @contextmanager
 def beside(fit: Fit, side: Side, of: int, state: Mapping[str, Any]) -> Iterator[Draft]:
     """In the body, the run works on a candidate of the epoch.
@@ -197,6 +214,7 @@ def beside(fit: Fit, side: Side, of: int, state: Mapping[str, Any]) -> Iterator[
     optimizer, before, own = fit.optimizer, fit.meter.cost(), fit.metrics
     optimizer.load_state_dict(state)
     optimizer.proposal, fit.candidate, fit.metrics = (side.number, of), side.number, {}
+    fit.line = f"c{side.number}"
     fit.loss.reset()
     optimizer.zero_grad()
     fit.start_draft()
@@ -209,7 +227,8 @@ def beside(fit: Fit, side: Side, of: int, state: Mapping[str, Any]) -> Iterator[
             fit.meter.add(Cost(evaluations=-attempt.progress.borrowed))
             attempt.cost = fit.meter.cost().since(before)
     finally:
-        optimizer.proposal, fit.candidate, fit.metrics = (1, 1), 0, own
+        fit.renew_services()
+        optimizer.proposal, fit.candidate, fit.metrics, fit.line = (1, 1), 0, own, ""
 
 
 def _view(fit: Fit, attempt: Draft) -> EpochView:

@@ -174,8 +174,8 @@ class InMemoryStore(Store):
     def progress(self) -> list[ProgressNote]:
         return list(self._notes[self._place])
 
-    def progress_of(self, side: Side) -> list[ProgressNote]:
-        return list(self._notes.get(side.name, ()))
+    def progress_of(self, side: Side) -> tuple[list[ProgressNote], list[LlmRecord]]:
+        return list(self._notes.get(side.name, ())), list(self._asked.get(side.name, ()))
 
     def note_call(self, call: LlmRecord) -> None:
         self._asked[self._place].append(call)

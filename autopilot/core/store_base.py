@@ -280,8 +280,8 @@ class Store(ABC):
     def progress(self) -> list[ProgressNote]:
         """The notes of progress since the last `clear_progress`."""
 
-    def progress_of(self, side: Side) -> list[ProgressNote]:
-        """The notes of progress of a candidate."""
+    def progress_of(self, side: Side) -> tuple[list[ProgressNote], list[LlmRecord]]:
+        """The notes of progress of a candidate, and its model calls."""
         raise NotImplementedError
 
     @abstractmethod

@@ -419,6 +419,8 @@ class Trainer(RunView):
         experiment, most = self.experiment, self.experiment.most_evaluations
         if experiment.manifest.by_hand:
             most = max([judged.counted for judged in experiment.epochs[:1]], default=0)
+        elif experiment.last_epoch == 0:  # each of several candidates takes as many
+            most *= self.loop.proposals
         recorded = experiment.last_epoch >= self.run.epoch
         return most if recorded else max(most, self.run.cost.evaluations)
 

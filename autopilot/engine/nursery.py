@@ -31,7 +31,8 @@ from autopilot.core.measured import Measured, SplitMetrics
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.records.record import Manifest, StepRecord
-from autopilot.core.search import SearchLoop, beside
+from autopilot.core.run import current_run
+from autopilot.core.search import SearchLoop, beside, charge, share
 from autopilot.core.store import Side
 from autopilot.engine.bench import Bench
 from autopilot.engine.board import Child, Observer
@@ -211,16 +212,18 @@ class _OneAttempt(SearchLoop):
     def run(self, fit: Fit) -> str:
         state = fit.optimizer.state_dict()
         fit.start_epoch(self._task.epoch)
+        fit.ledger.leave(len(self._task.sides))  # so that all together keep within the budget
+        charge(fit, [self._side])
         with beside(fit, self._side, len(self._task.sides), state) as attempt:
             self._attempt(fit, attempt, ())
         return ""
 
     def train(self, fit: Fit) -> SplitMetrics:
-        self._turns.take(fit.experiment)
+        self._turns.take(fit)
         return super().train(fit)
 
     def validate(self, fit: Fit) -> Measured:
-        self._turns.take(fit.experiment)
+        self._turns.take(fit)
         return super().validate(fit)
 
 
@@ -248,13 +251,14 @@ class _Turns(Callback):
     def on_step_committed(
         self, trainer: RunView, module: AutoPilotModule, record: StepRecord
     ) -> None:
-        self.take(trainer.experiment)
+        if isinstance(run := current_run(), Fit):
+            self.take(run)
 
-    def take(self, experiment: Experiment) -> None:
+    def take(self, fit: Fit) -> None:
         """Waits for its turn to measure the present state."""
         self.close()
-        self._wait([f"state-{experiment.now.state}"])
-        experiment.share(self._others)
+        self._wait([f"state-{fit.experiment.now.state}"])
+        share(fit, self._others)
         self._wait(self._slots)
 
     def _wait(self, names: Sequence[str]) -> None:

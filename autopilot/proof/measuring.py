@@ -56,6 +56,7 @@ class MeasureTask(Task):
     epoch: int
     repeat: int
     live: bool
+    state: str = ""
 
 
 def answers(
@@ -173,7 +174,13 @@ class Measurer:
         self._imported, self.is_used = "", False
 
     def measure(
-        self, commit: str, splits: Sequence[str] = ("val",), *, epoch: int = 0, repeat: int = 0
+        self,
+        commit: str,
+        splits: Sequence[str] = ("val",),
+        *,
+        epoch: int = 0,
+        repeat: int = 0,
+        state: str = "",
     ) -> Measurement:
         """Evaluates a commit.
 
@@ -182,6 +189,7 @@ class Measurer:
             epoch: Seeds shuffling and chance, together with the manifest's seed.
             repeat: 0: with the seed of the run. Every other number has a seed of its own, and asks
                 models anew, since a recorded reply is one sample.
+            state: That of one of several candidates of the epoch, whose recorded calls answer.
 
         Raises:
             ReplayMissError: a model call is not recorded, or the evaluation uses the network.
@@ -194,7 +202,8 @@ class Measurer:
             self.renew()
         manifest, repo, started = self.manifest, self._worktree.check_out(commit), time.monotonic()
         workspace = workspace_at(self.user, repo, manifest.directory, commit, manifest.links)
-        task = MeasureTask(workspace, manifest, self.slug, tuple(splits), epoch, repeat, self.live)
+        how = tuple(splits), epoch, repeat, self.live, state
+        task = MeasureTask(workspace, manifest, self.slug, *how)
         try:
             found = self._ask(task)
             self._imported = "" if repeat else commit
@@ -358,4 +367,5 @@ def measure_epoch(
     """
     manifest = measured_as(notebook, limits)
     with Measurer(notebook.repo, manifest, notebook.slug, **how) as measurer:
-        return measurer.measure(notebook.after(epoch), [split], epoch=epoch)
+        state = notebook.epoch(epoch).record.candidate_state
+        return measurer.measure(notebook.after(epoch), [split], epoch=epoch, state=state)

@@ -167,16 +167,17 @@ class Replay:
         try:
             # A measurement that was taken over from an earlier epoch had that epoch's seed.
             epoch = number if reused is None else reused
+            state = self.judged[epoch].record.candidate_state if epoch in self.judged else ""
             commit = judged.record.commit or judged.commit
-            found = measurer.measure(commit, splits, epoch=epoch)
+            found = measurer.measure(commit, splits, epoch=epoch, state=state)
             if measurer.is_used and self._compare(number, judged, found)[0]:
                 # A difference may be due to the states that its process evaluated before.
                 measurer.renew()
-                found = measurer.measure(commit, splits, epoch=epoch)
+                found = measurer.measure(commit, splits, epoch=epoch, state=state)
             if self._is_noisy and self._compare(number, judged, found)[0]:
                 # Values that no seed repeats differ between these two as well.
                 measurer.renew()
-                again = measurer.measure(commit, splits, epoch=epoch)
+                again = measurer.measure(commit, splits, epoch=epoch, state=state)
                 found = replace(found, noisy=found.noisy | moved(found, again))
         except AutopilotError as error:
             found = error

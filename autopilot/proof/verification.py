@@ -108,12 +108,12 @@ def verify(
     """
     head, base, epoch = proposal.branch.tip, proposal.base, max(proposal.epochs, default=0)
     monitor, mode = notebook.monitor
-    manifest = measured_as(notebook, limits)
+    manifest, state = measured_as(notebook, limits), notebook.epoch(epoch).record.candidate_state
     measurer = Measurer(notebook.repo, manifest, notebook.slug, live=live, links=links)
     measured_in = environment_at(notebook.events, epoch)
     with told_apart(measured_in), measurer as it:
         for split in ("test", "val"):
-            first = it.measure(head, [split], epoch=epoch)
+            first = it.measure(head, [split], epoch=epoch, state=state)
             if first.items.get(split):
                 break
         heads, bases = [first], [it.measure(base, [split], epoch=epoch)]
@@ -136,7 +136,7 @@ def verify(
             noisy, noise = first.noisy, notebook.noise
             if noise is not None and noise.is_noisy and not is_same(recorded, after[0], tolerance):
                 # Values that no seed repeats differ between these two as well.
-                noisy |= moved(first, it.measure(head, [split], epoch=epoch))
+                noisy |= moved(first, it.measure(head, [split], epoch=epoch, state=state))
             if f"{split} {monitor}" in noisy:
                 tolerance, unequal = None, f"no seed repeats {split} {monitor}"
     pairings = [paired_items(b, h, split, monitor, mode) for b, h in zip(bases, heads, strict=True)]

@@ -38,6 +38,7 @@ from autopilot.core.records.record import (
     Record,
     StepRecord,
 )
+from autopilot.core.run import state_line
 from autopilot.core.stopping import Budget
 from autopilot.core.store import InMemoryStore
 from autopilot.core.trying import TryLoop
@@ -203,7 +204,11 @@ class _States:
                 experiment.progress.note_death(death)
             experiment.positions = child.board
             try:
-                found = {s: trainer.measure(bench.module, s, task.epoch) for s in task.splits}
+                found = {}
+                for split in task.splits:
+                    # The test split is scored at the end, on the best state.
+                    trainer.run.line = state_line(task.state) if split == "val" else ""
+                    found[split] = trainer.measure(bench.module, split, task.epoch)
             except ReplayMissError as miss:
                 offline.check()
                 if not task.repeat:

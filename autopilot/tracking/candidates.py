@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autopilot.core.records.message import epoch_number
-from autopilot.core.records.record import ProgressNote
+from autopilot.core.records.record import LlmRecord, ProgressNote
 from autopilot.core.store import Side, Store
 from autopilot.git import commits, objects, refs
 from autopilot.git.refs import refuse_checked_out
@@ -77,9 +77,12 @@ class CandidateLines(Store):
                 found[place] = tag.commit
         return found
 
-    def progress_of(self, side: Side) -> list[ProgressNote]:
+    def progress_of(self, side: Side) -> tuple[list[ProgressNote], list[LlmRecord]]:
         place = Layout(self.slug, side.name).progress(self.repo)
-        return ProgressFile(place).read(ProgressNote) if place.exists() else []
+        if not place.exists():
+            return [], []
+        file = ProgressFile(place)
+        return file.read(ProgressNote), file.read(LlmRecord)
 
     def _refuse_checked_out(self) -> None:
         hint = "it is never moved under your feet: git switch another branch there, "

@@ -437,8 +437,12 @@ class Notebook:
 
     def questions(self, epoch: int) -> list[LlmRecord]:
         """The calls that asked an agent in an epoch's steps; empty where none were recorded."""
-        calls = self.journal.read_on(self.epoch(epoch).commit, LlmRecord)
-        asked = [call for call in calls if call.epoch == epoch and call.prompt]
+        judged, place = self.epoch(epoch), self.index.epochs.place(epoch)
+        # Those of a candidate are with the calls of the others.
+        is_one = judged.record.is_candidate
+        commit = self.index.epochs[place].revision if is_one else judged.commit
+        calls, here = self.journal.read_on(commit, LlmRecord), (epoch, judged.record.candidate)
+        asked = [call for call in calls if (call.epoch, call.candidate) == here and call.prompt]
         return sorted(asked, key=lambda call: (call.step, call.question))
 
     def _passes(self, epoch: int, split: str) -> list[list[Datum]]:

@@ -101,18 +101,18 @@ class Recorder(ABC):
 class StoreRecorder(Recorder):
     """Records in an experiment's store: at once in its progress file, later in its notes."""
 
-    def __init__(self, store: Store, mode: Mode = "record") -> None:
+    def __init__(self, store: Store, mode: Mode = "record", lent: Iterable[LlmRecord] = ()) -> None:
         # Calls of the epoch in progress are in the progress file only, and answer too.
         now, earlier = (store.calls(), store.index().calls) if store.exists() else ([], ())
         kept = store.records(LlmRecord) if earlier and mode == "replay" else []
-        super().__init__([*(record for _, record in kept), *now], mode)
+        super().__init__([*(record for _, record in kept), *lent, *now], mode)
         self._store, self._earlier = store, earlier or Index().calls
 
     @classmethod
     def of(cls, run: Run) -> StoreRecorder:
         """The recorder of a run: one object for each run."""
-        mode: Mode = "replay" if run.experiment.only_recorded else "record"
-        return run.service(cls, lambda run: cls(run.experiment.store, mode))
+        mode: Mode = "replay" if (of := run.experiment).only_recorded else "record"
+        return run.service(cls, lambda _: cls(of.store, mode, of.now.lent))
 
     def write(self, record: LlmRecord) -> None:
         self._store.note_call(record)
@@ -291,8 +291,8 @@ def request_key(body: Mapping[str, Any], sample: int = 0) -> str:
     if max(number for _, number in [("", 1), *_numbers.get()]) > 1:
         key += "".join(f"-{kind}{number}" for kind, number in _numbers.get())
     run = current_run()
-    anew = [("r", run.repeat), ("c", run.candidate)] if run is not None else []
-    return (f"{key}-{sample}" if sample else key) + "".join(f"-{k}{n}" for k, n in anew if n)
+    anew = [f"r{run.repeat}" if run.repeat else "", run.line] if run is not None else []
+    return "-".join(filter(None, [key, str(sample or ""), *anew]))
 
 
 def asked_of(value: Any) -> Any:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from autopilot.core.module import AutoPilotModule
     from autopilot.core.outages import Waiting
     from autopilot.core.records.record import Event, MetricsRecord, StepRecord
+    from autopilot.core.store import Side
     from autopilot.core.types import Datum
 
 STYLES = {"kept": "green", "rejected": "red", "baseline": "cyan"}
@@ -126,6 +127,14 @@ class Reporter(Callback):
             size = dict(zip(("train", "val"), self.sizes, strict=True)).get(split, "?")
             of = f" of {size}" if size != "?" else ""
             self.output.line(f"epoch {epoch} {split}: {self._batch_items}{of} items")
+
+    def on_candidates(
+        self, trainer: RunView, module: AutoPilotModule, sides: Sequence[Side]
+    ) -> None:
+        if self._live is not None:
+            origins = ", ".join(dict.fromkeys(side.origin for side in sides))
+            what = f"epoch {trainer.current_epoch}: {len(sides)} candidates, from {origins}"
+            self._live.update(self._task, description=what)
 
     def on_step_committed(
         self, trainer: RunView, module: AutoPilotModule, step: StepRecord

@@ -109,6 +109,21 @@ class Ledger:
         self._by_role = dict(by_role)
         self._reserved: list[Spent] = []
         self._open, self._step = Cost(), Cost()
+        self._others = Spent()
+
+    def leave(self, of: int) -> None:
+        """From now on, this is one of so many ledgers that share what is left."""
+        total, limits = self.total(), self.limits
+
+        def others(limit: float, spent: float) -> float:
+            left = max(limit - spent, 0.0)
+            return left - left / of if math.isfinite(left) else 0.0
+
+        self._others = Spent(
+            math.ceil(others(limits.calls, total.calls)),
+            math.ceil(others(limits.tokens, total.tokens)),
+            others(limits.cost_usd, total.cost_usd),
+        )
 
     def by_role(self) -> Mapping[str, Spent]:
         """Role to its cost, in the order in which they first paid."""
@@ -186,7 +201,7 @@ class Ledger:
                         refusal, hint="give it a larger budget and resume: nothing is paid twice"
                     )
                 return None
-            held = (self.total() + sum(self._reserved, Spent())).cost_usd
+            held = (self.total() + sum(self._reserved, self._others)).cost_usd
             most = max(min(most_usd, self.limits.cost_usd - held), least.cost_usd)
             # Without a limit, infinity is not set aside: it could not be added up.
             wanted = replace(least, cost_usd=most) if math.isfinite(most) else least
@@ -240,7 +255,7 @@ class Ledger:
     def _refusal(self, wanted: Spent, reserved: Spent) -> str:
         """Why a call cannot be made beside what is reserved; empty if it can."""
         spent, limits, elapsed = self.total(), self.limits, self.elapsed_s()
-        after = spent + reserved + wanted
+        after = spent + reserved + wanted + self._others
         if elapsed >= limits.seconds:
             return f"time budget: {elapsed:.1f} of {limits.seconds:g} s spent"
         if after.calls > limits.calls:

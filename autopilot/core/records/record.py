@@ -312,6 +312,11 @@ class MetricsRecord(Record):
         return self.candidate > 0 and not self.revisions
 
     @property
+    def candidate_state(self) -> str:
+        """The state that was measured, of an epoch with several candidates; else ""."""
+        return self.tree if self.candidate else ""
+
+    @property
     def commit(self) -> str:
         """The revision of the best candidate; "" where it has none, or the epoch has one alone."""
         return self.revisions[self.candidate - 1] if self.revisions else ""
