@@ -3,8 +3,9 @@
 The story has every kind of epoch: kept, rejected, unchanged, repeated, failed, blocked, several
 steps with commits of their own, chance in the evaluation and in the optimizer. It is killed before
 each kind of call of the store, the optimizer and the module (and in git before each kind of write),
-and finished by fresh objects. Two moments are of one kind where the same lines of the package led
-to them, in epochs with the same outcome: nothing else tells them apart.
+those of a run that goes on too, and finished by fresh objects. Two moments are of one kind where
+the same lines of the package led to them, in epochs with the same outcome: nothing else tells them
+apart. A run dies many times: each death costs a start, not a whole run.
 """
 
 import random
@@ -36,6 +37,7 @@ from autopilot.tracking import GitMemory, GitStore
 
 WORDS = ["refund", "login", "invoice", "crash", "slow", "parcel"]
 STATE = Path("rules/words.txt")
+PARTS = 3
 
 
 class Killed(KeyboardInterrupt):
@@ -43,29 +45,26 @@ class Killed(KeyboardInterrupt):
 
 
 class Clock:
-    """Counts moments, and kills at one of them; a dead process does nothing any more."""
+    """Tells the kinds of moments, and kills at one of them; a dead process does nothing any more.
 
-    def __init__(self, at=None, *, softly=False, world=None):
-        self.count, self.at, self.softly, self.world = 0, at, softly, world
-        self.ticks = []
+    Args:
+        deadly: Whether to die at a kind of moment.
+        softly: Whether what is done after it, is done.
+    """
+
+    def __init__(self, deadly=None, *, softly=False, world=None):
+        self.deadly, self.softly, self.world = deadly, softly, world
+        self.kinds, self.is_dead = {}, False
 
     def tick(self):
-        self.count += 1
         if self.world is not None:
-            self.ticks.append((lines_of_the_package(), len(self.world.experiment.history)))
-        if self.at is not None and (
-            self.count == self.at or (self.count > self.at and not self.softly)
-        ):
+            kind = lines_of_the_package(), self.world.outcome_now()
+            self.kinds.setdefault(kind, len(self.kinds))
+            if self.deadly is not None and not self.is_dead and self.deadly(kind):
+                self.is_dead, self.lost = True, len(self.world.seen) - self.world.noted
+                raise Killed
+        if self.is_dead and not self.softly:
             raise Killed
-
-    def kinds(self):
-        """The first moment of each kind, in order."""
-        history = self.world.experiment.history
-        outcomes = [*(record.outcome for record in history), "end"]
-        first = {}
-        for moment, (lines, epoch) in enumerate(self.ticks, 1):
-            first.setdefault((lines, outcomes[epoch]), moment)
-        return list(first.values())
 
 
 def lines_of_the_package():
@@ -87,7 +86,20 @@ class Ticking:
     def __getattr__(self, name):
         if name != "slug":
             self._clock.tick()
-        return getattr(self._store, name)
+        action = getattr(self._store, name)
+        return noting(action, self._clock) if name == "note_progress" else action
+
+
+def noting(action, clock):
+    """Notes progress, and that what was evaluated so far is not lost."""
+
+    def call(*arguments, **options):
+        found = action(*arguments, **options)
+        if clock.world is not None:
+            clock.world.noted = len(clock.world.seen)
+        return found
+
+    return call
 
 
 class Finder(AutoPilotModule):
@@ -171,7 +183,7 @@ class World:
 
     def __init__(self, folder):
         self.folder = folder
-        self.seen = []
+        self.seen, self.noted = [], 0
         (folder / "rules").mkdir(parents=True)
         (folder / STATE).write_text("refund\n")
 
@@ -182,8 +194,33 @@ class World:
         self.trainer = Trainer(experiment=self.experiment, seed=7, accumulate_grad_batches=2)
         return self.trainer.fit(module, max_epochs=max_epochs)
 
+    def outcome_now(self):
+        """What becomes of the epoch that is going on."""
+        return [*OUTCOMES, "end"][len(self.experiment.history)]
+
     def die(self):
         """What the system does for a process that was killed."""
+
+    def live(self, deadly, *, softly, max_epochs=8):
+        """Dies and goes on until no moment is deadly any more; the result, and how often it died.
+
+        At most the batch that was going on is evaluated twice: whole, then item by item.
+        """
+        lost = deaths = 0
+        while True:
+            with pytest.MonkeyPatch.context() as patch:
+                clock = Clock(deadly, softly=softly, world=self)
+                self.ticking(clock, patch)
+                with suppress(Killed):
+                    result = self.fit(clock, max_epochs)
+                if not clock.is_dead:
+                    return result, deaths, lost
+                self.die()
+            assert clock.lost <= 7
+            deaths, lost, self.noted = deaths + 1, lost + clock.lost, len(self.seen)
+
+    def ticking(self, clock, patch):
+        """Makes moments of what the store does."""
 
     def outcome(self):
         """All that the run leaves, but for times."""
@@ -236,7 +273,7 @@ class GitWorld(World):
         if like is not None:
             # Quicker than git init, two hundred times.
             shutil.copytree(like, folder)
-            self.folder, self.seen = folder, []
+            self.folder, self.seen, self.noted = folder, [], 0
             return
         super().__init__(folder)
         commit_all(folder, "first")
@@ -249,7 +286,7 @@ class GitWorld(World):
         self.store._lock.release()
         self.store.progress_file.close()
 
-    def ticking(self, clock, monkeypatch):
+    def ticking(self, clock, patch):
         """Every write that anything could read again is a moment: refs, tags, notes and files."""
         for home, name in (
             (refs, "update_ref"),
@@ -263,7 +300,8 @@ class GitWorld(World):
             (GitStore, "note_progress"),
             (GitStore, "clear_progress"),
         ):
-            monkeypatch.setattr(home, name, ticking(getattr(home, name), clock))
+            patch.setattr(home, name, ticking(getattr(home, name), clock))
+        patch.setattr(GitStore, "note_progress", noting(GitStore.note_progress, clock))
 
 
 def ticking(function, clock):
@@ -274,28 +312,25 @@ def ticking(function, clock):
     return call
 
 
+OUTCOMES = [
+    *["kept", "kept", "rejected"],
+    *["unchanged", "repeated", "kept"],
+    *["failed", "rejected", "kept"],
+]
+
+
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory):
     """The run that nobody interrupts."""
     world = InMemoryWorld(tmp_path_factory.mktemp("calm"))
     clock = Clock(world=world)
     result = world.fit(clock)
-    return world, clock.kinds(), result
+    return world, list(clock.kinds), result
 
 
 def test_the_story_has_every_kind_of_epoch(calm):
     world, _, result = calm
-    assert [r.outcome for r in world.experiment.history] == [
-        "kept",
-        "kept",
-        "rejected",
-        "unchanged",
-        "repeated",
-        "kept",
-        "failed",
-        "rejected",
-        "kept",
-    ]
+    assert [r.outcome for r in world.experiment.history] == OUTCOMES
     assert [r.best_epoch for r in world.experiment.history] == [0, 1, 1, 1, 1, 5, 5, 5, 8]
     assert world.experiment.memory.blocked() == {"same": "did nothing"}
     assert (result.epochs, result.kept, result.best_epoch) == (8, 3, 8)
@@ -303,40 +338,74 @@ def test_the_story_has_every_kind_of_epoch(calm):
     assert sum(step.changed for _, step in world.store.records(StepRecord)) == 7
 
 
+def check_lives(make, calm, *, softly=False, max_epochs=8, parts=PARTS):
+    """Worlds die at each kind of moment, and end like the calm one; returns the last one.
+
+    Each of the first ones dies at a part of them, so that something happens between two deaths;
+    the others at those that are left, since a death may lead around a later one.
+    """
+    expected, kinds, result = calm
+    wanted, met, number = expected.outcome(), set(), 0
+    while number < parts or (parts == PARTS and not met >= set(kinds)):
+        assert number < 2 * PARTS, "there are moments that are not met"
+        world = make(number)
+
+        def deadly(kind, part=number):
+            is_due = kind not in met and (part >= PARTS or part_of(kind) == part)
+            met.update([kind] if is_due else [])
+            return is_due
+
+        again, deaths, lost = world.live(deadly, softly=softly, max_epochs=max_epochs)
+        assert deaths > len(kinds) / 4 or number >= PARTS
+        assert world.outcome() == wanted, f"after {deaths} deaths in part {number}"
+        assert replace(again, cost=Cost()) == replace(result, cost=Cost())
+        assert again.cost.evaluations == result.cost.evaluations
+        # What was noted is not evaluated again.
+        assert len(world.seen) <= len(expected.seen) + lost
+        number += 1
+    return world
+
+
+def part_of(kind):
+    lines, outcome = kind
+    return (sum(number for _, number in lines) + len(outcome)) % PARTS
+
+
 @pytest.mark.parametrize("softly", [False, True], ids=["killed", "interrupted"])
 def test_in_memory_interruptions_are_repaired(calm, tmp_path, softly):
-    expected, moments, result = calm
-    wanted, evaluated = expected.outcome(), len(expected.seen)
-    assert len(moments) > 100
-    # One half of them in each of both ways: git shows all of them.
-    for at in moments[softly::2]:
-        world = InMemoryWorld(tmp_path / str(at))
-        with pytest.raises(Killed):
-            world.fit(Clock(at, softly=softly))
-        again = world.fit(Clock())
-        assert world.outcome() == wanted, f"killed at moment {at}"
-        assert replace(again, cost=Cost()) == replace(result, cost=Cost()), f"moment {at}"
-        assert again.cost.evaluations == result.cost.evaluations
-        # At most the batch that was going on is evaluated twice: whole, then item by item.
-        assert len(world.seen) <= evaluated + 7, f"killed at moment {at}"
+    assert len(calm[1]) > 100
+    check_lives(lambda number: InMemoryWorld(tmp_path / f"{number}"), calm, softly=softly)
 
 
 def test_the_same_objects_go_on_after_an_interrupt(calm, tmp_path):
-    """As in a notebook: Ctrl-C, then fit again."""
+    """As in a notebook: Ctrl-C, then fit again, and again."""
     expected, moments, _ = calm
-    wanted = expected.outcome()
-    for at in moments[::4]:
+    wanted, left = expected.outcome(), set(moments[::4])
+
+    def deadly(kind):
+        is_due = kind in left
+        left.discard(kind)
+        return is_due
+
+    for at in range(3):
         world = InMemoryWorld(tmp_path / str(at))
-        module = Finder(world.folder, clock := Clock(at, softly=True), world.seen)
+        clock = Clock(deadly, softly=True, world=world)
+        module = Finder(world.folder, clock, world.seen)
         optimizer = module.configure_optimizers()
         module.configure_optimizers = lambda optimizer=optimizer: optimizer
-        world.experiment = Experiment(Ticking(world.store, clock), Memory(1, store=world.store))
+        world.experiment = world.open(clock)
         trainer = Trainer(experiment=world.experiment, seed=7, accumulate_grad_batches=2)
-        with suppress(Killed):
-            trainer.fit(module, max_epochs=8)
-        clock.at = None
-        trainer.fit(module, max_epochs=8)
-        assert world.outcome() == wanted, f"interrupted at moment {at}"
+        before = len(left)
+        for _ in range(before + 1):
+            clock.is_dead = False
+            with suppress(Killed):
+                trainer.fit(module, max_epochs=8)
+            if not clock.is_dead:
+                break
+        assert world.outcome() == wanted, f"after {before - len(left)} interrupts"
+        if not left:
+            break
+    assert not left
 
 
 def test_a_fit_in_parts_is_the_whole_fit(calm, tmp_path):
@@ -350,27 +419,19 @@ def test_a_fit_in_parts_is_the_whole_fit(calm, tmp_path):
 
 
 @pytest.mark.parametrize("softly", [False, True], ids=["killed", "interrupted"])
-def test_in_git_every_interruption_is_repaired(calm, tmp_path, git_environment, softly):
+def test_in_git_every_interruption_is_repaired(tmp_path, git_environment, softly):
     fresh = GitWorld(tmp_path / "fresh").folder
     template, epochs = GitWorld(tmp_path / "template", fresh), 5
     with pytest.MonkeyPatch.context() as patch:
         template.ticking(clock := Clock(world=template), patch)
         result = template.fit(clock, epochs)
-    wanted, moments = template.outcome(), clock.kinds()
     template.experiment.close()
-    assert len(moments) > 80
-    for at in moments[:: 4 if softly else 1]:
-        world = GitWorld(tmp_path / f"{at}", fresh)
-        with pytest.MonkeyPatch.context() as patch:
-            world.ticking(clock := Clock(at, softly=softly), patch)
-            with suppress(Killed):
-                world.fit(clock, epochs)
-            world.die()
-        again = world.fit(Clock(), epochs)
-        assert world.outcome() == wanted, f"killed at moment {at}"
-        assert replace(again, cost=Cost()) == replace(result, cost=Cost()), f"moment {at}"
-        assert len(world.seen) <= len(template.seen) + 7, f"killed at moment {at}"
-        world.experiment.close()
+    assert len(clock.kinds) > 80
+    calm = template, list(clock.kinds), result
+    # What happens after a death is shown in memory; in git, of a part.
+    options = {"softly": softly, "max_epochs": epochs, "parts": 1 if softly else PARTS}
+    world = check_lives(lambda number: GitWorld(tmp_path / f"{number}", fresh), calm, **options)
+    world.experiment.close()
     status = run_git(["status", "--porcelain"], cwd=world.folder).stdout.decode().splitlines()
     assert sorted(line[3:].split("/")[0] for line in status) == ["rules", "rules"]
     assert run_git(["fsck", "--strict", "--no-dangling"], cwd=world.folder).stdout == b""
