@@ -38,6 +38,7 @@ class Draft:
         lent: Of a candidate: the model calls of the others, by names of their own but for those
             that measured a state.
         twin: Of a candidate: the one that came to the same state before it.
+        is_beside: Of a candidate: it is not the best one.
         record: Of a candidate: its val record, once the epoch is over.
         cost: Of a candidate: its cost.
         decision: Of a candidate: the verdict on it.
@@ -64,6 +65,12 @@ class Draft:
     lent: list[LlmRecord] = field(default_factory=list)
     twin: Draft | None = None
     record: MetricsRecord | None = None
+    is_beside: bool = False
+
+    @property
+    def stays(self) -> bool:
+        """Whether it stays beside the best candidate, as a state to start from."""
+        return self.is_beside and self.decision is not None and self.decision.kept
 
     @property
     def changed(self) -> bool:

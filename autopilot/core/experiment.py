@@ -210,10 +210,10 @@ class Experiment(InProgress):
 
     def _finish(self, record: MetricsRecord, revision: str) -> None:
         """Does what follows from an epoch's record, unless it is done."""
-        for number, own in enumerate(record.revisions, 1):
-            for each in self.store.records_on(own, MetricsRecord) if own else ():
-                is_beside = each.is_candidate and each.verdict == "kept"
-                if is_beside and (record.verdict == "rejected" or number != record.candidate):
+        for number in record.stay:
+            own = record.revisions[number - 1]
+            for each in self.store.records_on(own, MetricsRecord):
+                if each.is_candidate and each.epoch == record.epoch:
                     text = message.tag_message(self.slug, each, {"val": each.metrics})
                     self.store.tag_candidate(record.epoch, number, own, text)
         if record.verdict != "rejected":

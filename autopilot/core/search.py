@@ -93,7 +93,7 @@ class SearchLoop(EpochLoop):
         fit.tried = tried
         self.conclude(fit, leader.decision, leader.known)
         for attempt in tried:
-            if attempt.decision is not None and attempt.decision.kept and attempt is not leader:
+            if attempt.stays:
                 self._pool(fit).pool.add(self._pool(fit).of(attempt))
 
     def conclude(self, fit: Fit, decision: Decision, known: KnownState | None = None) -> None:
@@ -166,6 +166,7 @@ class SearchLoop(EpochLoop):
                 # Gates that compare with the best have nothing to compare with.
                 alone = replace(_view(fit, attempt), best={}, best_items=())
                 if decide(fit.policy, alone, attempt.errors).kept:
+                    attempt.is_beside = True
                     reason = "no other state is as good on all items"
                     attempt.decision = Decision("kept", (reason,))
                     kept += 1
@@ -254,15 +255,16 @@ class _Origins:
         self._monitored = Monitored("accuracy") if monitored.owner is not None else monitored
         self._name, self._mode = monitored.name, experiment.history[0].mode
         self._keys = list(keyed(experiment.val_of(0)[1])) if reads_scores else []
-        places = {(x.number, 0): x.revision for x in experiment.epochs if x.is_kept}
-        for (epoch, number), revision in sorted({**places, **store.tagged_candidates()}.items()):
-            record = experiment.record_of(epoch)
-            if number:
-                own = store.records_on(revision, MetricsRecord)
-                record = next(each for each in own if each.is_candidate)
-            passes = recorded_passes(store, revision, "val", epoch) if reads_scores else []
-            value = record.metrics.get(self._name)
-            self.add(epoch, number, value, mean_items(passes[: record.repeat]), revision)
+        for row in experiment.epochs:
+            for number in (0, *row.stay) if row.is_kept else row.stay:
+                record, revision = experiment.record_of(row.number), row.revision
+                if number:
+                    revision = record.revisions[number - 1]
+                    own = store.records_on(revision, MetricsRecord)
+                    record = next(each for each in own if each.is_candidate)
+                passes = recorded_passes(store, revision, "val", row.number) if reads_scores else []
+                value, items = record.metrics.get(self._name), mean_items(passes[: record.repeat])
+                self.add(row.number, number, value, items, revision)
 
     def add(
         self, epoch: int, number: int, value: float | None, items: Sequence[Datum], revision: str

@@ -154,9 +154,6 @@ class InMemoryStore(Store):
     def tag_candidate(self, epoch: int, number: int, revision: str, message: str) -> None:
         self._tagged[epoch, number] = revision
 
-    def tagged_candidates(self) -> Mapping[tuple[int, int], str]:
-        return dict(self._tagged)
-
     def log(self) -> list[Revision]:
         return self._line[::-1]
 

@@ -13,7 +13,7 @@ Invariants, for every implementation:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -226,10 +226,6 @@ class Store(ABC):
     def tag_candidate(self, epoch: int, number: int, revision: str, message: str) -> None:
         """Marks a revision as that of a candidate that stays; the same again does nothing."""
         raise NotImplementedError
-
-    def tagged_candidates(self) -> Mapping[tuple[int, int], str]:
-        """Epoch and number of each candidate that stays to its revision."""
-        return {}
 
     @abstractmethod
     def tags(self) -> dict[int, str]:

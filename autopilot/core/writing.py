@@ -149,6 +149,7 @@ def of_search(record: MetricsRecord, attempt: Draft, tried: Sequence[Draft] = ()
         record,
         candidate=attempt.side.number,
         revisions=tuple(each.revision if each.changed else "" for each in tried),
+        stay=tuple(number for number, each in enumerate(tried, 1) if each.stays),
         origin=attempt.side.origin,
     )
 

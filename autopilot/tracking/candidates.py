@@ -15,7 +15,7 @@ from autopilot.git import commits, objects, refs
 from autopilot.git.refs import refuse_checked_out
 from autopilot.git.repository import Repository
 from autopilot.tracking.journal import ProgressFile
-from autopilot.tracking.layout import Layout, candidate_of_tag
+from autopilot.tracking.layout import Layout
 
 
 class CandidateLines(Store):
@@ -67,15 +67,6 @@ class CandidateLines(Store):
 
     def tag_candidate(self, epoch: int, number: int, revision: str, message: str) -> None:
         commits.create_tag(self.repo, self.layout.tag_name(epoch, number), revision, message)
-
-    def tagged_candidates(self) -> dict[tuple[int, int], str]:
-        found = {}
-        for name in refs.list_refs(self.repo, self.layout.tags):
-            place = candidate_of_tag(name)
-            tag = commits.read_tag(self.repo, name.removeprefix("refs/tags/")) if place else None
-            if tag is not None and place is not None:
-                found[place] = tag.commit
-        return found
 
     def progress_of(self, side: Side) -> tuple[list[ProgressNote], list[LlmRecord]]:
         place = Layout(self.slug, side.name).progress(self.repo)

@@ -192,6 +192,12 @@ class Integrity:
         if record.commit not in ("", *commit.parents[1:]):
             why = "the best candidate is none of its parents"
             yield Difference(number, "commit", record.commit[:7], commit.id[:7], why)
+        for candidate in record.stay:
+            tag = commits.read_tag(self.repo, notebook.layout.tag_name(number, candidate))
+            if tag is None or tag.commit != record.revisions[candidate - 1]:
+                there = record.revisions[candidate - 1][:7]
+                found = f"on {tag.commit[:7]}" if tag else "missing"
+                yield Difference(number, f"tag of candidate {candidate}", f"on {there}", found)
         for place in commit.parents[1:]:
             for own in notebook.line_of(place, number):
                 made = commits.read_commit(self.repo, own)

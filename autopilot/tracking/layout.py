@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from autopilot.core.records.message import EXPERIMENT, epoch_number, epoch_tag, trailer
 from autopilot.errors import ExperimentError, LockHeldError, RepositoryError, SlugError
@@ -255,13 +254,6 @@ def epoch_of_tag(name: str) -> int | None:
     """The epoch of a tag's name; None if it is no epoch's."""
     _, mark, number = name.rpartition("/epoch-")
     return epoch_number(number) if mark else None
-
-
-def candidate_of_tag(name: str) -> tuple[int, int] | None:
-    """Epoch and number of a tag's name; None if it is no candidate's."""
-    epoch, mark, number = name.rpartition("/epoch-")[2].partition("-c")
-    place = epoch_number(epoch), epoch_number(number)
-    return None if not mark or None in place else cast("tuple[int, int]", place)
 
 
 def tagged_epochs(repo: Repository, slug: str | None = None) -> dict[str, frozenset[int]]:

@@ -17,7 +17,7 @@ from autopilot.core.records.ledger import Spent
 from autopilot.core.records.record import Lesson, LlmRecord, MetricsRecord, Record, StepRecord
 
 T = TypeVar("T")
-_VERSION = 5
+_VERSION = 6
 # The classes of records that it is made from.
 INDEXED: tuple[type[Record], ...] = (MetricsRecord, StepRecord, Lesson, LlmRecord)
 
@@ -130,6 +130,7 @@ class Judged(NamedTuple):
         is_repeated: Whether its values are those of an earlier epoch.
         revision: Where its records are.
         tree: The state that was measured.
+        stay: The numbers of candidates that stay beside the best one.
     """
 
     number: int
@@ -143,6 +144,7 @@ class Judged(NamedTuple):
     is_repeated: bool = False
     revision: str = ""
     tree: str = ""
+    stay: Sequence[int] = ()
 
     @property
     def counted(self) -> int:
@@ -164,6 +166,7 @@ class Judged(NamedTuple):
             is_repeated=record.reused is not None,
             revision=revision,
             tree=record.tree,
+            stay=list(record.stay),
         )
 
 
@@ -240,7 +243,7 @@ class Index:
                 calls[record.id, at] = record
             elif isinstance(record, MetricsRecord):
                 self.inputs = {**record.inputs, **self.inputs}
-                if record.split == "val":
+                if record.split == "val" and not record.is_candidate:
                     self._take_epoch(Judged.of(record, at), record.outcome)
         self.calls = before.copy()
         for call, paid in calls.items():

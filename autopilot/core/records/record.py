@@ -265,6 +265,7 @@ class MetricsRecord(Record):
             epoch with several, the record is that of the best one.
         revisions: Of an epoch with several: the revision of each candidate, "" where it changed
             nothing.
+        stay: The numbers of candidates that stay beside the best one, as states to start from.
         origin: The name of the state that the candidate started from, as "epoch-0003".
     """
 
@@ -299,6 +300,7 @@ class MetricsRecord(Record):
     memorized: str = ""
     candidate: int = 0
     revisions: tuple[str, ...] = ()
+    stay: tuple[int, ...] = ()
     origin: str = ""
 
     @property
