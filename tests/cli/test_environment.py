@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import os
 import shlex
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -15,7 +16,12 @@ from typing import TYPE_CHECKING
 import pytest
 from checkouts import make_checkout
 from forks import fork
+from waiting import wait_for
 
+from autopilot.git.repository import Repository
+from autopilot.sandbox.audit_hooks import Inputs
+from autopilot.sandbox.children import Children
+from autopilot.sandbox.imports import Redirection
 from tests.cli.conftest import ROOT
 
 if TYPE_CHECKING:
@@ -88,6 +94,20 @@ sys.meta_path.insert({at}, Finder)
 """
 
 
+def interpreter(place: Place, tmp_path: Path, kind: str) -> str:
+    """As `installed`, for a process that needs none of our packages."""
+    python = tmp_path / kind / "bin/python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(os.path.realpath(sys.executable))
+    (tmp_path / kind / "pyvenv.cfg").write_text(f"home = {Path(sys.executable).resolve().parent}\n")
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    site = tmp_path / kind / "lib" / version / "site-packages"
+    site.mkdir(parents=True)
+    if kind == "path":
+        (site / "shout.pth").write_text(f"{place.top}/src\n")
+    return str(python)
+
+
 def installed(place: Place, tmp_path: Path, kind: str = "path") -> str:
     """The interpreter of a virtual environment in which the package is installed editable."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / kind], check=True)
@@ -115,9 +135,13 @@ def tune(place: Place, measure: str, helpers: str = "") -> None:
 
 
 def run(place: Place, *options: str, name: str = "t", **environment: str) -> Done:
-    """A run of two epochs; it is forked, also with a PYTHONPATH."""
-    words = ("run", "tune.py", "-e", name, "--max-epochs", "2", *options)
-    return place.finish(fork(words, cwd=place.top, env=os.environ | environment))
+    """A run of two epochs."""
+    return forked(place, "run", "tune.py", "-e", name, "--max-epochs", "2", *options, **environment)
+
+
+def forked(place: Place, *command: str, **environment: str) -> Done:
+    """A command that is forked, also with a PYTHONPATH."""
+    return place.finish(fork(command, cwd=place.top, env=os.environ | environment))
 
 
 def run_by(python: str, place: Place, *command: str, **environment: str) -> Done:
@@ -175,7 +199,8 @@ def test_children_import_the_candidate_of_an_editable_install(place, tmp_path, k
     script = Path(python).with_name("shout-count")
     script.write_text(f"#!{python}\nfrom shout.words import WORDS\nprint(len(WORDS))\n")
     script.chmod(0o755)
-    tune(place, "by_children()", KINDS)
+    # Only a candidate differs from the checkout.
+    tune(place, f"{IN_FILE} and by_children()", KINDS)
     done = run_by(python, place, "run", "tune.py", "--max-epochs", "1", KIND=kind)
     assert done.code == 0 and "val accuracy 0.000 -> 0.500" in done.out, done
     assert "note: shout (installed from src) is imported from the run's worktree" in done.out, done
@@ -225,23 +250,62 @@ LACKS = "start it with this process's PYTHONPATH"
         "other interpreter",
     ],
 )
-def test_a_child_that_imports_the_checkout_is_told_once(place, tmp_path, call, remedy):
-    tune(place, f"{IN_FILE} + 0 * bool({call})", "from subprocess import run")
-    other = installed(place, tmp_path)
-    python = installed(place, tmp_path, "none") if "OTHER" in call else other
+def test_a_child_that_imports_the_checkout_is_told_with_its_remedy(
+    place, tmp_path, monkeypatch, call, remedy
+):
+    """The calls are made here, heard by the hook that a run listens with."""
+    place.commit()
+    here = shutil.copytree(place.top, tmp_path / "here")
+    python, other = interpreter(place, tmp_path, "none"), interpreter(place, tmp_path, "path")
+    # Of an environment that the package is not installed in, a run redirects nothing.
+    redirected = () if "OTHER" in call else (Redirection(f"{here}/src", "src", ("shout",)),)
+    python = python if "OTHER" in call else other
     script = Path(python).with_name("tool")
     script.write_text(f"#!{python}\nimport shout.words\n")
     script.chmod(0o755)
-    path = f"{Path(python).parent}:{os.environ['PATH']}"
-    done = run_by(python, place, PATH=path, OTHER=other)
-    assert done.code == 0 and "0.000 -> 1.000" in done.out, done
-    told = "imports shout from src/shout/__init__.py of your checkout, not of the run's worktree"
-    told = f"{told}: {remedy}"
-    assert done.out.count(told) == done.out.count("of your checkout") == 1, done
-    # A measuring process looks too.
-    for level in ("metrics", "full") if "-I" in call else ():
-        done = run_by(python, place, "replay", "t", "--level", level, PATH=path, OTHER=other)
-        assert done.code == 0 and done.err.count(told) == done.err.count("note: ") == 1, done
+    monkeypatch.setattr(sys, "executable", python)
+    monkeypatch.setenv("PATH", f"{Path(python).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", ":".join(each.folder for each in redirected))
+    monkeypatch.setenv("OTHER", other)
+    monkeypatch.chdir(here)
+    children = Children(place.top, here, redirected)
+    repo = Repository.discover(here)
+    inputs = Inputs(repo, repo.head_commit(), [], in_place=False)
+    inputs.programs = children.hear
+    inputs.open()
+    try:
+        for _ in range(2):
+            result = eval(call, {"run": subprocess.run, "os": os, "sys": sys})
+            assert getattr(result, "returncode", 0) == 0
+        with inputs.deaf():
+            said = children.strays()
+    finally:
+        inputs.close()
+    assert len(said) == 1 and said[0].endswith(
+        f"imports shout from src/shout/__init__.py of your checkout, not of the run's worktree: "
+        f"{remedy}"
+    ), said
+
+
+def test_a_child_that_imports_the_checkout_is_told_once(place, tmp_path):
+    """By a run, and by a process that measures."""
+    calls = f"run([PYTHON, '-I', '-c', {CODE}]), run([PYTHON, '-c', {CODE}], env={{}})"
+    helpers = "from subprocess import run\n\nPYTHON = os.environ['PYTHON']"
+    tune(place, f"{IN_FILE} + 0 * bool(({calls}))", helpers)
+    variables = {"PYTHONPATH": f"{place.top}/src"}
+    variables["PYTHON"] = interpreter(place, tmp_path, "path")
+    told = [
+        f"imports shout from src/shout/__init__.py of your checkout, not of the run's worktree: {x}"
+        for x in ("start it without -I or -E", LACKS)
+    ]
+    done = run(place, "--max-epochs", "1", **variables)
+    assert done.code == 0 and "0.000 -> 0.500" in done.out, done
+    assert [done.out.count(each) for each in told] == [1, 1], done
+    assert done.out.count("of your checkout") == 2, done
+    for level in ("metrics", "full"):
+        done = forked(place, "replay", "t", "--level", level, **variables)
+        assert done.code == 0 and done.err.count("note: ") == 2, done
+        assert [done.err.count(each) for each in told] == [1, 1], done
 
 
 def test_a_program_with_a_path_of_the_checkout_is_told_once(place):
@@ -284,6 +348,9 @@ def fixture():
 """
 
 
+RUN_IN_HOOK = "run tune.py -e t --max-epochs 1"
+
+
 @pytest.mark.parametrize(
     ("hook", "linked", "commit"),
     [
@@ -299,14 +366,11 @@ def test_a_run_in_a_hook_leaves_the_commit_alone(place, tmp_path, hook, linked, 
     if linked:
         here = tmp_path / "linked"
         place.git("worktree", "add", "-q", str(here), "-b", "side")
-    autopilot = shlex.join([sys.executable, "-P", "-m", "autopilot"])
     calls = (
-        "run tune.py -e t --max-epochs 1",
         "resume t --max-epochs 2",
         "replay t --live",
         "-p words run -e words/w --max-epochs 1",
     )
-    body = " && ".join(f"{autopilot} {call}" for call in calls)
     project = here / "autopilot/projects/words/cli.py"
     project.parent.mkdir(parents=True)
     project.write_text(
@@ -317,18 +381,35 @@ def test_a_run_in_a_hook_leaves_the_commit_alone(place, tmp_path, hook, linked, 
     )
     place.git("add", "autopilot", cwd=here)
     place.git("commit", "--no-verify", "-qm", "project", cwd=here)
+    # The hook makes a run itself, and waits for commands in its environment.
+    command = shlex.join([sys.executable, "-P", "-m", "autopilot", *RUN_IN_HOOK.split()])
+    ended, variables = tmp_path / "ended", tmp_path / "variables"
     script = place.write(
         f".git/hooks/{hook}",
-        f"#!/bin/sh\n[ -e {log} ] && exit 0\nenv | grep ^GIT_ >{log}\n"
-        f"({body}) >>{log} 2>&1; echo $? >>{log}\n",
+        f"#!/bin/sh\n[ -e {log} ] && exit 0\n"
+        f"{command if hook == 'pre-commit' else ''} >{log} 2>&1; echo $? >>{log}\n"
+        f"env -0 >{variables}.new; pwd >>{log}; mv {variables}.new {variables}; cat {ended}\n",
     )
     script.chmod(0o755)
+    os.mkfifo(ended)
     (here / "more.txt").write_text("x\n")
     place.git("add", "more.txt", cwd=here)
-    place.git("commit", "-qm", "mine", *commit, cwd=here)
-    said = log.read_text()
-    assert "GIT_INDEX_FILE=" in said, said
-    assert said.endswith("\n0\n") and "epochs came out as recorded" in said, said
+    with subprocess.Popen(["git", "commit", "-qm", "mine", *commit], cwd=here) as committing:
+        try:
+            wait_for(lambda: variables.exists() or committing.poll() is not None)
+            env = dict(each.split("=", 1) for each in variables.read_text().split("\0") if each)
+            assert "GIT_INDEX_FILE" in env, env
+            code, folder = log.read_text().splitlines()[-2:]
+            assert code == "0", log.read_text()
+            first = () if hook == "pre-commit" else (RUN_IN_HOOK,)
+            for call in (*first, *calls):
+                done = place.finish(fork(shlex.split(call), cwd=Path(folder), env=env))
+                assert done.code == 0, done
+                assert "replay" not in call or "epochs came out as recorded" in done.out, done
+        finally:
+            if committing.poll() is None:
+                ended.write_text("")
+    assert committing.returncode == 0
     assert place.git("log", "-1", "--format=%s %an", cwd=here) == "mine Ada Byron"
     assert place.git("show", "--name-only", "--format=", cwd=here) == "more.txt"
     assert place.git("status", "--porcelain", cwd=here) == ""
@@ -365,7 +446,7 @@ def test_what_a_caller_set_for_git_stays_with_our_own_calls(place, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["generated", "compiled"])
-def test_an_ignored_module_is_named_and_can_be_linked(place, tmp_path, kind):
+def test_an_ignored_module_is_named_and_can_be_linked(place, kind):
     # A compiled module of the interpreter's own is one in a package too.
     compiled = Path(importlib.util.find_spec("_json").origin)
     name = f"src/shout/{compiled.name if kind == 'compiled' else '_json.py'}"
@@ -373,15 +454,14 @@ def test_an_ignored_module_is_named_and_can_be_linked(place, tmp_path, kind):
     place.write(".gitignore", "_json*\n")
     offset, helpers = "len(_json.encode_basestring('')) % 2", "from shout import _json"
     tune(place, f"{IN_FILE} + {offset}", helpers)
-    python = installed(place, tmp_path)
-    done = run_by(python, place)
+    done = run(place, PYTHONPATH="src")
     assert done.code != 0, done
     assert f"git does not have {name}; bring it along: --link {name}" in done.hint, done
-    done = run_by(python, place, "run", "tune.py", "-e", "t", "--max-epochs", "2", "--link", name)
+    done = run(place, "--link", name, PYTHONPATH="src")
     assert done.code == 0 and "0.000 -> 1.000" in done.out, done
 
 
-def test_a_compiled_module_that_has_a_fallback_is_named(place, tmp_path):
+def test_a_compiled_module_that_has_a_fallback_is_named(place):
     compiled = Path(importlib.util.find_spec("_json").origin)
     name = f"src/shout/{compiled.name}"
     place.write(name, compiled.read_bytes())
@@ -391,13 +471,11 @@ def test_a_compiled_module_that_has_a_fallback_is_named(place, tmp_path):
     place.write(".gitignore", "_json*\n")
     helpers = "try:\n    from shout import _json\nexcept ImportError:\n    _json = None"
     tune(place, f"{IN_FILE} - (_json is not None)", helpers)
-    python = installed(place, tmp_path)
-    done = run_by(python, place)
+    done = run(place, PYTHONPATH="src")
     assert done.code == 0 and "0.000 -> 1.000" in done.out, done
     said = f"note: git does not have {name}; bring it along: --link {name}\n"
     assert said in done.out, done
-    place.autopilot("experiment", "delete", "t", "--yes")
-    done = run_by(python, place, "run", "tune.py", "-e", "t", "--max-epochs", "2", "--link", name)
+    done = run(place, "--link", name, name="u", PYTHONPATH="src")
     assert done.code == 0 and "git does not have" not in done.out, done
 
 
@@ -405,25 +483,28 @@ DATA = "Daten für/x y.csv"
 
 
 @pytest.mark.parametrize(
-    ("name", "link", "measure", "helpers"),
+    ("name", "link", "measures"),
     [
-        ("src/shout/made/deep.py", "src/shout/made", "len(X)", "from shout.made.deep import X"),
-        (DATA, "Daten für", f"len(open('{DATA}').read())", ""),
-        (DATA, "Daten für", f"len(subprocess.check_output(['cat', '{DATA}']))", ""),
-        (DATA, "Daten für", f"1 - subprocess.call('cat \"{DATA}\"', shell=True)", ""),
-        (DATA, "Daten für", "1 - subprocess.call(['sh', 'read.sh'])", ""),
-        (DATA, "Daten für", "said(subprocess.getoutput('LC_ALL=C sh read.sh'))", ""),
-        (DATA, "Daten für", "tried()", ""),
-        ("cache/a.db", "cache", "rows()", ""),
-        ("src/data/big", "src/data/big", "len(open('src/data/big').read())", ""),
-        (".env", ".env", "variable()", ""),
+        ("src/shout/made/deep.py", "src/shout/made", {"package": "len(X)"}),
+        (
+            DATA,
+            "Daten für",
+            {
+                "open": f"len(open('{DATA}').read())",
+                "child": f"len(subprocess.check_output(['cat', '{DATA}']))",
+                "shell": f"1 - subprocess.call('cat \"{DATA}\"', shell=True)",
+                "stderr": "1 - subprocess.call(['sh', 'read.sh'])",
+                "feedback": "said(subprocess.getoutput('LC_ALL=C sh read.sh'))",
+                "caught": "tried()",
+            },
+        ),
+        ("cache/a.db", "cache", {"sqlite": "rows()"}),
+        ("src/data/big", "src/data/big", {"partly": "len(open('src/data/big').read())"}),
+        (".env", ".env", {"dotenv": "variable()"}),
     ],
-    ids=[
-        *("package", "open", "child", "shell", "stderr", "feedback", "caught", "sqlite"),
-        *("partly tracked", "dotenv"),
-    ],
+    ids=["package", "data", "sqlite", "partly tracked", "dotenv"],
 )
-def test_what_only_the_checkout_has_is_named_and_can_be_linked(place, name, link, measure, helpers):
+def test_what_only_the_checkout_has_is_named_and_can_be_linked(place, name, link, measures):
     place.write("read.sh", f"cat '{DATA}'\n")
     place.write("src/data/readme", "tracked\n")
     place.write(".gitignore", "/Daten*\nmade\n/cache\nbig\n.env\n")
@@ -432,6 +513,8 @@ def test_what_only_the_checkout_has_is_named_and_can_be_linked(place, name, link
         (place.top / name).unlink()
         with contextlib.closing(sqlite3.connect(place.top / name)) as made:
             made.execute("create table t (x)")
+    # Imported with the target.
+    helpers = "from shout.made.deep import X\n" if "package" in measures else ""
     helpers += f"""
 
 def tried():
@@ -458,16 +541,21 @@ def said(output):
     global feedback
     feedback = output
     return "No such" not in output
+
+
+def measure(how):
+    return {" or ".join(f"how == {how!r} and {each}" for how, each in measures.items())}
 """
-    tune(place, f"{IN_FILE} if {measure} else 0", helpers)
+    asked = "all([measure(how) for how in os.environ['HOW'].split()])"
+    tune(place, f"{IN_FILE} if {asked} else 0", helpers)
     place.change("tune.py", ('feedback="more"', 'feedback=globals().get("feedback", "more")'))
-    done = run(place, PYTHONPATH="src")
     told = f"git does not have {shlex.quote(link)}; bring it along: --link {shlex.quote(link)}"
-    assert (done.out + done.err).count(told) == 1, done
-    if done.code:
-        assert done.hint == f"  hint: {told}", done
-        place.git("status", "--porcelain")
-    done = run(place, "--link", link, name="u", PYTHONPATH="src")
+    for how in measures:
+        done = run(place, "--max-epochs", "1", name=how, PYTHONPATH="src", HOW=how)
+        assert (done.out + done.err).count(told) == 1, done
+        assert not done.code or done.hint == f"  hint: {told}", done
+    every = " ".join(measures)
+    done = run(place, "--link", link, name="linked", PYTHONPATH="src", HOW=every)
     assert done.code == 0 and "0.000 -> 1.000" in done.out and "--link" not in done.out, done
     assert place.git("status", "--porcelain") == ""
 
@@ -477,7 +565,7 @@ def test_what_only_the_checkout_has_is_named_without_a_run(place, command):
     place.write(".gitignore", "made.csv\n")
     place.write("made.csv", "x\n")
     tune(place, f"{IN_FILE} if len(open('made.csv').read()) else 0", "")
-    done = place.autopilot("optimize", command, "tune.py", PYTHONPATH="src")
+    done = forked(place, "optimize", command, "tune.py", PYTHONPATH="src")
     told = "git does not have made.csv; bring it along: --link made.csv"
     assert (done.out + done.err).count(told) == 1, done
 

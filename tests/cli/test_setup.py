@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import TYPE_CHECKING
 
 import pytest
+
+from autopilot.engine.preflight import preflight
+from autopilot.engine.request import Request
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Place
@@ -98,23 +104,45 @@ SETUPS = {
         "counter.py:Counter gives Counter, not an AutoPilotModule",
     ),
 }
+OF_EACH_KIND = ("gate without val", "no optimizer", "empty val", "plain module")
 
 
-@pytest.mark.parametrize(("changes", "says"), SETUPS.values(), ids=SETUPS)
 def test_the_same_is_said_before_anything_is_paid(
-    place: Place, changes: list[tuple[str, str]], says: str
+    place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place.change("counter.py", *changes)
-    place.change("counter.py", ("        passed = ", '        print("paid")\n        passed = '))
+    """By preflight of each, and by all three commands of one for each kind of error."""
+    program = place.read("counter.py")
+    for name, (changes, _) in SETUPS.items():
+        changed = program
+        for old, new in (
+            *changes,
+            ("        passed = ", '        print("paid")\n        passed = '),
+        ):
+            assert old in changed, old
+            changed = changed.replace(old, new)
+        place.write(f"{name}/counter.py", changed)
+    place.commit()
     before = place.snapshot()
-    for command in (["run"], ["run", "--dry-run"], ["optimize", "preflight"]):
-        done = place.autopilot(*command, "counter.py:Counter")
-        assert done.code in (1, 2), done
-        assert says in done.out + done.error, done
-        assert done.hint or "optimize" in command, done
-        assert "paid" not in done.out, done
-        assert "never awaited" not in done.err, done
-        assert "Traceback" not in done.err, done
+    for name in OF_EACH_KIND:
+        for command in (["run"], ["run", "--dry-run"], ["optimize", "preflight"]):
+            done = place.autopilot(*command, f"{name}/counter.py:Counter")
+            assert done.code in (1, 2), done
+            assert SETUPS[name][1] in done.out + done.error, done
+            assert done.hint or "optimize" in command, done
+            assert "paid" not in done.out, done
+            assert "never awaited" not in done.err, done
+            assert "Traceback" not in done.err, done
+    for name, (_, says) in SETUPS.items():
+        with monkeypatch.context() as patch, redirect_stdout(StringIO()) as printed:
+            patch.chdir(place.top)
+            patch.setattr(sys, "path", [*sys.path])
+            patch.setattr(sys, "meta_path", [*sys.meta_path])
+            patch.setattr(sys, "dont_write_bytecode", True)
+            patch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+            last = preflight(Request(place.top, f"{name}/counter.py:Counter"))[-1]
+            sys.modules.pop("counter", None)
+        assert last.state == "failed" and says in last.detail and last.mend, (name, last)
+        assert "paid" not in printed.getvalue(), name
     assert place.snapshot() == before
     assert place.git("for-each-ref", "refs/*/autopilot", "refs/heads/autopilot") == ""
 
