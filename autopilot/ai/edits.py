@@ -152,7 +152,8 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
         lines = [*_unified(left, right, 0)]
         added += sum(line[0] == "+" for line in lines)
         removed += sum(line[0] == "-" for line in lines)
-    what = ", ".join(f"{verb} {_listed(names)}" for verb, names in verbs.items())
+    brief = ((v, " and ".join(n) if len(n) < 3 else f"{len(n)} files") for v, n in verbs.items())
+    what = ", ".join(f"{verb} {names}" for verb, names in brief)
     counts = [f"+{added} -{removed} lines"] if added or removed else []
     blank = ["white space only"] if counts and is_blank else []
     return ": ".join(filter(None, [what, ", ".join([*counts, *blank, *remarks])]))
@@ -203,7 +204,3 @@ def _mode(old: Any, new: Any) -> list[str]:
         return []
     words = {EXECUTABLE: "executable", SYMLINK: "a symbolic link", REGULAR: "a plain file"}
     return [words[now]]
-
-
-def _listed(names: list[str]) -> str:
-    return " and ".join(names) if len(names) < 3 else f"{len(names)} files"

@@ -12,7 +12,7 @@ import typer
 from autopilot.cli import arguments
 from autopilot.cli.context import Context
 from autopilot.core.figures import figure, figures, signed
-from autopilot.core.types import Datum, datum_document
+from autopilot.core.types import datum_document
 from autopilot.engine.options import Options
 from autopilot.errors import UsageError
 from autopilot.proof.distillation import Contribution, distill
@@ -97,10 +97,11 @@ def bisect_item(
     number = found.bad.number
     output.line(f"epoch {number} broke {found.item}", "bold")
     states = [(found.good, found.before), (found.bad, found.after)]
-    rows = [
-        [str(epoch.number), epoch.commit[:7], result.outcome, _values(result), epoch.record.summary]
-        for epoch, result in states
-    ]
+    rows = []
+    for epoch, result in states:
+        values = ", ".join(f"{name} {figure(value)}" for name, value in result.metrics.items())
+        about = [str(epoch.number), epoch.commit[:7], result.outcome]
+        rows.append([*about, values, epoch.record.summary])
     columns = ["epoch", "commit", "result", "metrics", "change"]
     output.lines(shorten(line, output.width) for line in align(columns, rows, ["epoch"]))
     said = found.after.error_message or found.after.feedback
@@ -184,7 +185,3 @@ def _epoch(epoch: Epoch | None) -> dict[str, Any]:
     if epoch is None:
         return {"epoch": None, "gain": None, "strategy": ""}
     return {"epoch": epoch.number, "gain": epoch.record.gain, "strategy": epoch.record.strategy}
-
-
-def _values(result: Datum) -> str:
-    return ", ".join(f"{name} {figure(value)}" for name, value in result.metrics.items())

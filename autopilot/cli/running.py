@@ -34,6 +34,7 @@ from autopilot.engine.preflight import forecast
 from autopilot.engine.session import Session
 from autopilot.engine.supervisor import Supervisor
 from autopilot.errors import ExperimentError
+from autopilot.git.commands import looking
 from autopilot.sandbox.workspace import remove_leftover
 from autopilot.text import counted, jsonable, redact, shorten
 from autopilot.tracking.holding import unblocked_by
@@ -160,7 +161,8 @@ def resume(
     autopilot resume classifier-1 --max-epochs 60
     """
     use_prices(changes.prices or ())
-    notebook = context.notebook(name)
+    with looking():  # the process that goes on with it knows its repository
+        notebook = context.notebook(name)
     with own_stdout(context.output) as output:
         if changes.given():
             check_unblocked(notebook, changes.block_after)

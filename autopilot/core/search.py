@@ -173,7 +173,8 @@ class SearchLoop(EpochLoop):
 
     def _sides(self, fit: Fit, epoch: int) -> list[Side]:
         """Where the candidates of an epoch start."""
-        chance = Random(_seed(fit.seed, epoch))
+        digest = hashlib.sha256(f"{fit.seed}/select/{epoch}".encode()).digest()
+        chance = Random(int.from_bytes(digest[:4], "big"))
         parents = self.selection.choose(self._pool(fit).pool, self.parents, chance)
         of = (parents[number % len(parents)] for number in range(self.proposals))
         return [
@@ -292,7 +293,3 @@ class _Origins:
         """A value as a score, higher is better; -inf where there is none."""
         score = -math.inf if value is None else gained(0.0, value, self._mode)
         return score if math.isfinite(score) else -math.inf
-
-
-def _seed(seed: int, epoch: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}/select/{epoch}".encode()).digest()[:4], "big")

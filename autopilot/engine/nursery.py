@@ -186,7 +186,7 @@ def _make(task: AheadTask, side: Side, child: Child) -> None:
         experiment.is_replacement = True
         turns = _Turns(store, task, side, child)
         loop = _OneAttempt(task, side, turns)
-        own = replace(options, jobs=_share(options.jobs, len(task.sides)))
+        own = replace(options, jobs=options.jobs and max(1, options.jobs // len(task.sides)))
         conditions = options.conditions(alone=False)
         trainer = bench.trainer(experiment, own, [*conditions, turns], loop)
         ItemLimits.of(options, bench.module).hold_on(child.board)
@@ -195,11 +195,6 @@ def _make(task: AheadTask, side: Side, child: Child) -> None:
         experiment.guard = guard_of(workspace, task.slug, bench.scopes, bench.inputs, store)
         with contextlib.closing(bench.inputs), contextlib.closing(turns):
             trainer.fit(bench.module)
-
-
-def _share(jobs: int | None, of: int) -> int | None:
-    """The processes for the items of one of several candidates."""
-    return None if jobs is None else max(1, jobs // of)
 
 
 class _OneAttempt(SearchLoop):

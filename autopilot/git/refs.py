@@ -61,10 +61,16 @@ def delete_ref(repo: Repository, name: str, expected: str) -> None:
 def list_refs(repo: Repository, *prefixes: str) -> dict[str, str]:
     """The refs whose names are a prefix or begin with one and "/", with what they point at.
 
-    Starts git; notes the damaged ones.
+    Starts git where there is one; notes the damaged ones.
     """
-    command = ["for-each-ref", "--format=%(refname) %(objectname)"]
-    listed = run_git([*command, *(each.rstrip("/") for each in prefixes)], cwd=repo.workdir)
+    places, packed = [each.rstrip("/") for each in prefixes], repo.common_dir / "packed-refs"
+    if not any(os.path.lexists(repo.common_dir / place) for place in places):
+        # Looked at last: git packs a ref before it removes its file.
+        text = packed.read_bytes() if packed.is_file() else b""
+        if not any(re.search(rb" %b[/\n]" % re.escape(os.fsencode(each)), text) for each in places):
+            return {}
+    command = ["for-each-ref", "--format=%(refname) %(objectname)", *places]
+    listed = run_git(command, cwd=repo.workdir)
     for name in re.findall("ignoring broken ref (.+)", listed.stderr):
         repo.leave_out(name)
     return dict(line.split(" ") for line in os.fsdecode(listed.stdout).splitlines())

@@ -85,21 +85,35 @@ class Repository:
         self.pygit.set_ident(*astuple(self.people()[1]))
 
     @classmethod
-    def discover(cls, path: Path) -> Repository:
-        """The repository that contains a file or folder.
+    def discover(cls, path: Path, main: Path | None = None) -> Repository:
+        """The repository that contains a file or folder; of a linked one, `main` may be known.
 
         Raises:
             RepositoryError: there is none, or git does not trust its owner.
             UnsupportedRepositoryError: bare, SHA-256, reftable, partial clone, split or sparse
                 index.
         """
+        if (around := _seen.get(str(main))) is not None:
+            return around.linked(path)
         known = _seen.get(place := str(path.absolute()))
         if known is not None and known._config_stamp == known._stamp_of_config():
             return cls(known.workdir, known.git_dir, known.common_dir, known._config)
         return _seen.keep(place, cls(*probe(path)))
 
-    def __reduce__(self) -> tuple[object, tuple[Path]]:
-        return Repository.discover, (self.workdir,)
+    def linked(self, path: Path) -> Repository:
+        """A worktree of it that git has linked; starts git only where its configuration differs."""
+        config, place = self._current_config(), path.resolve()
+        pointer = os.fsdecode((place / ".git").read_bytes()).removeprefix("gitdir: ").rstrip("\n")
+        own = (place / pointer).resolve()
+        differs = any(key.startswith(("includeif.", "extensions.worktreec")) for key in config)
+        if differs or own.parent.parent != self.common_dir:
+            return Repository.discover(path)
+        _seen[str(path.absolute())] = made = Repository(place, own, self.common_dir, config)
+        return made
+
+    def __reduce__(self) -> tuple[object, tuple[Path, Path | None]]:
+        main = None if self.git_dir == self.common_dir else self.main_workdir
+        return Repository.discover, (self.workdir, main)
 
     @property
     def main_workdir(self) -> Path | None:

@@ -85,9 +85,9 @@ def add_worktree(repo: Repository, path: Path, commit: str) -> Repository:
                     raise
                 _remove(repo, path)
                 run_git([*add, "--no-checkout"], cwd=repo.workdir)
-                link_keys(repo, Repository.discover(path).git_dir)
+                link_keys(repo, repo.linked(path).git_dir)
                 run_git([*NO_HOOKS, "checkout", "--force", "--quiet", commit], cwd=path)
-            return Repository.discover(path)
+            return repo.linked(path)
         except (GitCommandError, OSError) as error:
             _remove(repo, path)
             reason = str(error.strerror) if isinstance(error, OSError) else error.message
@@ -183,7 +183,8 @@ def _remove(repo: Repository, path: Path) -> None:
             remove_folder(path)
     if path.is_relative_to(worktree_path(repo, "x").parent) and path.exists():
         remove_folder(path)  # what a killed removal left has no .git file any more
-    run_git([*here, "prune"], cwd=place, check=False)
+    if (repo.common_dir / "worktrees").exists():  # git removes it with the last one
+        run_git([*here, "prune"], cwd=place, check=False)
     cache = cache_folder()
     if path.is_relative_to(cache):
         for folder in path.relative_to(cache.parent).parents[:-1]:

@@ -25,6 +25,8 @@ from autopilot.git import objects
 from autopilot.git.commands import run_git
 from autopilot.git.repository import Repository
 
+_real = cache(os.path.realpath)
+
 
 @dataclass(frozen=True, slots=True)
 class Redirection:
@@ -234,14 +236,13 @@ def _packages(folder: str) -> set[str]:
 
 def _imported() -> Iterator[tuple[str, str]]:
     """Name and file of what is imported, without autopilot and the standard library."""
-    real = cache(os.path.realpath)
     for name, module in list(sys.modules.items()):
         top = name.partition(".")[0]
         file = getattr(module, "__file__", None)
         if file and top not in ("autopilot", "__main__") and top not in sys.stdlib_module_names:
             folder, base = os.path.split(file)
             is_link = os.path.islink(file)
-            yield name, os.path.realpath(file) if is_link else os.path.join(real(folder), base)
+            yield name, os.path.realpath(file) if is_link else os.path.join(_real(folder), base)
 
 
 def _may_be_in(folder: str, top: str) -> bool:

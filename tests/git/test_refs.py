@@ -142,7 +142,7 @@ def test_a_held_lock_is_told(repository: Repository, other: str) -> None:
         refs.update_ref(repository, BRANCH, other, head, "")
 
 
-def test_listing(repository: Repository) -> None:
+def test_listing(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     head = repository.head_commit()
     for name in ("lab/x", "lab/y/z", "labx"):
         refs.create_ref(repository, f"refs/heads/{name}", head, "")
@@ -151,7 +151,9 @@ def test_listing(repository: Repository) -> None:
     names = [f"refs/heads/lab/{name}" for name in ("new", "x", "y/z")]
     for prefix in ("refs/heads/lab", "refs/heads/lab/"):
         assert refs.list_refs(repository, prefix) == dict.fromkeys(names, head)
-    assert refs.list_refs(repository, "refs/none") == {}
+    assert refs.list_refs(repository, "refs/heads/labx") == {"refs/heads/labx": head}
+    monkeypatch.setenv("PATH", "")  # no git is started where there is none
+    assert refs.list_refs(repository, "refs/none", "refs/heads/la/") == {}
 
 
 def test_stale_locks_are_cleared_in_the_given_places_only(repository: Repository) -> None:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from checkouts import make_checkout
 
 from autopilot.errors import RepositoryError, UnsupportedRepositoryError
 from autopilot.git.commands import looking, run_git
@@ -49,6 +50,28 @@ def test_a_repository_that_was_found_is_found_without_git_until_it_changes(
     run_git(["config", "extensions.partialClone", "origin"], cwd=top)
     with pytest.raises(UnsupportedRepositoryError):
         Repository.discover(top)
+
+
+def test_a_worktree_that_was_just_linked_is_known_unless_its_configuration_may_differ(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top, place, path = repository.workdir, tmp_path / "linked", os.environ["PATH"]
+    run_git(["worktree", "add", "--quiet", "--detach", str(place)], cwd=top)
+    asked = Repository.discover(place)
+    monkeypatch.setenv("PATH", "")  # no git is started
+    known = repository.linked(place)
+    assert Repository.discover(place).git_dir == known.git_dir == asked.git_dir
+    assert (known.workdir, known.common_dir) == (asked.workdir, asked.common_dir)
+    assert known.identity() == asked.identity()
+    monkeypatch.setenv("PATH", path)
+    (tmp_path / "more").write_text("[user]\n\tname = Grace\n")
+    key = f"includeIf.gitdir:{asked.git_dir}.path"
+    run_git(["config", key, str(tmp_path / "more")], cwd=top)
+    assert repository.linked(place).identity().name == "Grace"
+    assert repository.identity().name == "Ada Byron"
+    other = make_checkout(tmp_path / "other", {"a": "a"})
+    run_git(["worktree", "add", "--quiet", "--detach", str(tmp_path / "theirs")], cwd=other)
+    assert repository.linked(tmp_path / "theirs").common_dir == other / ".git"
 
 
 def test_a_submodule_has_its_own_places(repository: Repository, tmp_path: Path) -> None:
