@@ -42,14 +42,16 @@ from autopilot.engine.options import Options
 from autopilot.engine.supervisor import Supervisor
 from autopilot.errors import AutopilotError
 from autopilot.git import refs
+from autopilot.git.commands import looking
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
 from autopilot.sandbox.confinement import guard_of
 from autopilot.sandbox.processes import die_with_parent
-from autopilot.sandbox.workspace import open_workspace
+from autopilot.sandbox.workspace import candidates_of, open_workspace
 from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.holding import GitMemory
 from autopilot.tracking.layout import Layout
+from autopilot.tracking.lines import prepare
 from autopilot.tracking.notebook import Notebook
 
 _LOOK_S = 0.02
@@ -123,6 +125,13 @@ def _serve(channel: Connection[Any, Any]) -> None:
             return
         if task is None:
             continue
+        with contextlib.suppress(AutopilotError), looking():
+            # The forked processes have what is read here.
+            notebook = Notebook(user := Repository.discover(task.folder), task.slug)
+            _ = notebook.manifest, notebook.events, notebook.index.epochs.place(0)
+            for place in candidates_of(user, task.slug):
+                Repository.discover(place)
+            prepare()
         alive, held = os.pipe()  # the second end is open here alone
         running = {_start(task, side, alive, held) for side in task.sides}
         os.close(alive)
