@@ -60,6 +60,10 @@ def shape(text: str) -> list[str]:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
+    return make_clone(tmp_path)
+
+
+def make_clone(tmp_path: Path) -> Path:
     """A repository with the example as the only commit, as a clone of this one has it."""
     place = tmp_path / "clone"
     place.mkdir()
@@ -79,21 +83,27 @@ def clone(tmp_path: Path) -> Path:
     return place
 
 
-def test_the_first_command_prints_what_the_readme_shows(clone: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def improved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Such a repository after the first command, and what that printed."""
+    home = tmp_path_factory.mktemp("improved")
+    clone = make_clone(home)
+    command = [sys.executable, "-m", "autopilot", "run", "examples/textmatch/textmatch.py"]
+    done = run(command, clone, home)
+    assert done.returncode == 0, done.stderr
+    return clone, done.stdout
+
+
+def test_the_first_command_prints_what_the_readme_shows(improved: tuple[Path, str]) -> None:
+    clone, text = improved
     command = blocks("sh")[0].strip()
     assert command.endswith(".venv/bin/autopilot run examples/textmatch/textmatch.py")
     shown = blocks("")[0]
-    done = run(
-        [sys.executable, "-m", "autopilot", "run", "examples/textmatch/textmatch.py"],
-        clone,
-        tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    printed = shape(done.stdout)
+    printed = shape(text)
     expected = [line for line in shape(shown) if line.strip() != "..."]
     assert len(expected) > 10
     assert [line for line in printed if line in expected] == expected
-    assert run(["git", "status", "--porcelain"], clone, tmp_path).stdout == ""
+    assert run(["git", "status", "--porcelain"], clone, clone.parent).stdout == ""
 
 
 def test_a_kept_and_a_rolled_back_epoch_stand_within_sixty_lines() -> None:
@@ -105,15 +115,12 @@ def test_a_kept_and_a_rolled_back_epoch_stand_within_sixty_lines() -> None:
     assert max(kept, rolled_back) < 60
 
 
-def test_the_commands_after_a_run_work(clone: Path, tmp_path: Path) -> None:
-    autopilot = [sys.executable, "-m", "autopilot"]
-    target = "examples/textmatch/textmatch.py"
-    done = run([*autopilot, "run", target, "--max-epochs", "6"], clone, tmp_path)
-    assert done.returncode == 0, done.stderr
+def test_the_commands_after_a_run_work(improved: tuple[Path, str]) -> None:
+    autopilot, (clone, _) = [sys.executable, "-m", "autopilot"], improved
     for line in block("autopilot log --graph").splitlines():
         words = line.partition("#")[0].split()
         command = [*autopilot, *words[1:]] if words[0] == "autopilot" else words
-        shown = run(command, clone, tmp_path)
+        shown = run(command, clone, clone.parent)
         assert shown.returncode == 0, (line, shown.stderr)
         assert shown.stdout.strip(), line
 

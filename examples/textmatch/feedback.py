@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from rulebook import NO_CATEGORY, Judgement, Key, terms
 
@@ -105,7 +105,7 @@ class RuleGradient(Gradient):
     @cached_property
     def seen(self) -> dict[str, Counter[str]]:
         """For each category, the terms of its tickets, with how many have them."""
-        return self.terms_where(lambda _: True)
+        return _seen(tuple((o.text, o.label) for o in self.observations))
 
     @cached_property
     def seen_anywhere(self) -> Counter[str]:
@@ -165,6 +165,15 @@ class RuleGradient(Gradient):
             if words:
                 lines.append(f"{label}: {', '.join(words[:6])}")
         return lines
+
+
+@lru_cache(maxsize=1)
+def _seen(tickets: tuple[tuple[str, str], ...]) -> dict[str, Counter[str]]:
+    """Counts once what is the same in every epoch."""
+    found: dict[str, Counter[str]] = {label: Counter() for label in sorted({t[1] for t in tickets})}
+    for text, label in tickets:
+        found[label].update(terms(text))
+    return found
 
 
 def _section(title: str, lines: list[str], limit: int) -> list[str]:

@@ -62,6 +62,7 @@ class RuleBook:
     def __init__(self, weights: dict[Key, float], header: str = "") -> None:
         self.weights = weights
         self.header = header
+        self._judged: dict[str, Judgement] = {}
         self.categories = list(dict.fromkeys(key.category for key in weights))
         self._by_term: dict[str, list[tuple[Key, float]]] = defaultdict(list)
         for key, weight in weights.items():
@@ -100,7 +101,12 @@ class RuleBook:
         return "\n\n".join(parts) + "\n"
 
     def judge(self, text: str) -> Judgement:
-        """Where a ticket goes, and why."""
+        """Where a ticket goes, and why; the rules do not change, so once is enough."""
+        if text not in self._judged:
+            self._judged[text] = self._judge(text)
+        return self._judged[text]
+
+    def _judge(self, text: str) -> Judgement:
         fired: list[Key] = []
         scores = dict.fromkeys(self.categories, 0.0)
         for term in sorted(self._by_term.keys() & terms(text)):

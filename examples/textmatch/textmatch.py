@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 from feedback import RuleLoss, explain
@@ -32,11 +33,10 @@ class TicketClassifier(AutoPilotModule):
     def __init__(self, rules: Path = HERE / "rules.txt") -> None:
         super().__init__()
         self.rules = PathParameter(rules)
-        self._compiled: tuple[str, RuleBook] = ("", RuleBook({}))
 
     def forward(self, batch: Datum) -> Datum:
         """Where each ticket of the batch goes."""
-        book = self._rule_book()
+        book = _rule_book(self.rules.read_text())
         return Datum(items=[self._answer(book, ticket) for ticket in batch.leaves()])
 
     def _answer(self, book: RuleBook, ticket: Datum) -> Datum:
@@ -55,12 +55,6 @@ class TicketClassifier(AutoPilotModule):
             answer.metadata["fired"] = [list(key) for key in judgement.fired]
         return answer
 
-    def _rule_book(self) -> RuleBook:
-        text = self.rules.read_text()
-        if text != self._compiled[0]:
-            self._compiled = (text, RuleBook.parse(text))
-        return self._compiled[1]
-
     def configure_loss(self) -> Loss:
         return RuleLoss()
 
@@ -75,6 +69,11 @@ class TicketClassifier(AutoPilotModule):
 
     def test_dataloader(self) -> DataLoader[dict[str, str]]:
         return DataLoader(_tickets("test"), batch_size=50)
+
+
+@lru_cache(maxsize=2)  # the present rules, and those that a rejected epoch goes back to
+def _rule_book(text: str) -> RuleBook:
+    return RuleBook.parse(text)
 
 
 def _tickets(split: str) -> ListDataset[dict[str, str]]:

@@ -13,7 +13,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from checkouts import commit_all
+from checkouts import commit_all, copy_checkout
 from waiting import wait_for
 
 from autopilot.errors import ExperimentError, UsageError
@@ -126,17 +126,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content)
     with pytest.MonkeyPatch.context() as patch:
-        Place(commit_all(top), prepare_commands(patch, home)).run(*RUN)
+        place = Place(commit_all(top), prepare_commands(patch, home))
+        place.run(*RUN)
+        assert place.verdicts("s") == ["baseline", "kept", "rejected", "kept"]
     return top
 
 
 @pytest.fixture
-def ran(place: Place, finished: Path) -> Place:
+def ran(
+    finished: Path, tmp_path: Path, git_environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> Place:
     """A copy of it."""
-    shutil.rmtree(place.top)
-    shutil.copytree(finished, place.top)
-    assert place.verdicts("s") == ["baseline", "kept", "rejected", "kept"]
-    return place
+    top = copy_checkout(finished, tmp_path / "repo")
+    return Place(top, prepare_commands(monkeypatch, git_environment))
 
 
 def checked(place: Place, name: str = "s") -> list[Difference]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from checkouts import make_checkout
 
-from tests.cli.conftest import Done, Place, place
-
-__all__ = ["place"]
+from tests.cli.conftest import COUNTER, Done, Place, prepare_commands
 
 BENCH = 'echo "seconds: $(cat speed.txt)"\n'
 AGENT = """\
@@ -24,10 +23,6 @@ class Bench:
 
     def __init__(self, place: Place) -> None:
         self.place = place
-        place.write("bench.sh", BENCH)
-        place.write("agent.sh", AGENT)
-        place.write("speed.txt", "10\n")
-        place.commit("bench")
 
     @staticmethod
     def options(epochs: int = 1, **more: str | list[str] | None) -> list[str]:
@@ -53,6 +48,8 @@ class Bench:
 
 
 @pytest.fixture
-def bench(place: Place, tmp_path: Path) -> Bench:
+def bench(tmp_path: Path, git_environment: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """The repository of a script, and its runs."""
-    return Bench(place)
+    files = {"bench.sh": BENCH, "agent.sh": AGENT, "speed.txt": "10\n"}
+    top = make_checkout(tmp_path / "repo", {"x.txt": "1\n", "counter.py": COUNTER, **files})
+    return Bench(Place(top, prepare_commands(monkeypatch, git_environment)))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import importlib
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -19,7 +21,7 @@ from types import ModuleType
 
 import pytest
 from checkouts import commit_all
-from runs import COMMAND, autopilot, start
+from runs import autopilot, start
 from server import MessagesServer, Received, Reply, edit, fail, say, say_json, use_tool
 
 from autopilot.ai.model.recording import request_key
@@ -94,6 +96,18 @@ def small(top: Path) -> Path:
 
 def commit(top: Path) -> Path:
     return commit_all(top, "example")
+
+
+@contextlib.contextmanager
+def imported_from(top: Path) -> Iterator[None]:
+    """In the body, the example's files are imported from a folder, as a script there would."""
+    sys.path.insert(0, str(top))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(top))
+        for name in FILES:
+            sys.modules.pop(name, None)
 
 
 def judged(top: Path) -> dict[int, MetricsRecord]:
@@ -177,17 +191,25 @@ def test_a_killed_run_pays_nothing_twice(small: Path, serve, at: int) -> None:
     assert sum(Counter(answered).values()) - len(set(answered)) < 8
 
 
-def test_without_a_key_it_says_what_it_needs_and_writes_nothing(top: Path, monkeypatch) -> None:
+def test_without_a_key_it_says_what_it_needs_and_writes_nothing(
+    top: Path, monkeypatch, capsys
+) -> None:
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
     monkeypatch.delenv("ANTHROPIC_AUTH_TOKEN", raising=False)
     monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    for command in ((*COMMAND, *RUN), (sys.executable, "run.py")):
-        done = subprocess.run(command, cwd=top, capture_output=True, text=True)
-        assert done.returncode == 1
-        assert [line.partition(":")[0] for line in done.stderr.splitlines()] == ["error", "  hint"]
-        assert "there is no key for Anthropic's service" in done.stderr
-        assert "set ANTHROPIC_API_KEY" in done.stderr
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    done = autopilot(top, *RUN)
+    with imported_from(top), pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(top / "run.py"), run_name="__main__")
+    for code, said in (
+        (done.returncode, done.stderr),
+        (ended.value.code, capsys.readouterr().err),
+    ):
+        assert code == 1
+        assert [line.partition(":")[0] for line in said.splitlines()] == ["error", "  hint"]
+        assert "there is no key for Anthropic's service" in said
+        assert "set ANTHROPIC_API_KEY" in said
     refs = subprocess.run(["git", "for-each-ref"], cwd=top, capture_output=True, text=True).stdout
     assert [line.split()[-1] for line in refs.splitlines()] == ["refs/heads/main"]
     status = ["git", "status", "--porcelain", "--ignored"]
@@ -233,13 +255,8 @@ def test_claude_code_itself_edits_the_prompt(small: Path, serve, monkeypatch) ->
 @pytest.fixture
 def example(small: Path) -> Iterator[dict[str, ModuleType]]:
     """The example's files, imported as a script in their folder would."""
-    sys.path.insert(0, str(small))
-    try:
+    with imported_from(small):
         yield {name: importlib.import_module(name) for name in FILES}
-    finally:
-        sys.path.remove(str(small))
-        for name in FILES:
-            sys.modules.pop(name, None)
 
 
 def test_the_data_is_large_varied_and_disjoint() -> None:
