@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from autopilot.core.types import Cost, datum_from_json
 from autopilot.git.commands import looking
 from autopilot.git.repository import Repository
 from autopilot.text import jsonable
+from autopilot.tracking.layout import Layout, candidates_progress
 from autopilot.tracking.lines import decode_all
 from autopilot.tracking.notebook import Notebook, Status
 
@@ -100,6 +101,7 @@ def reduced(
     points: Sequence[Judged],
     notes: Sequence[Record],
     goes_on_by: str = "",
+    candidates: Mapping[int, Sequence[Record]] = {},  # never changed
 ) -> LiveRun:
     """The run that records and progress tell of.
 
@@ -107,11 +109,16 @@ def reduced(
         last: The val record of the newest judged epoch.
         points: All judged epochs, oldest first.
         notes: The progress notes and calls of the epoch in progress, oldest first.
+        candidates: The same of its candidates, by number.
     """
     judged = last.epoch if last else -1
     own = [note for note in notes if note.epoch > judged or getattr(note, "split", "") == "test"]
     is_over = status.state in ("finished", "stopped", "waiting")
     why = f": {one_line(last.reasons[0])}" if last and last.reasons else ""
+    each = {number: _going(judged + 1, n, points) for number, n in candidates.items()}
+    going = None
+    if not is_over and (own or status.holder):
+        going = _side_by_side(each) if each else _going(judged + 1, own, points)
     return LiveRun(
         slug=slug,
         state=status.state,
@@ -126,7 +133,7 @@ def reduced(
         points=points,
         strategies=_strategies(points),
         spent=last.spent if last else Cost(),
-        going=None if is_over or not (own or status.holder) else _going(judged + 1, own, points),
+        going=going,
         goes_on_by="" if is_over or status.holder else goes_on_by,
     )
 
@@ -193,6 +200,23 @@ def _going(epoch: int, notes: Sequence[Record], points: Sequence[Judged]) -> Goi
     )
 
 
+def _side_by_side(candidates: Mapping[int, Going]) -> Going:
+    """An epoch of several candidates, as that of the one that is furthest."""
+    going = list(candidates.values())
+    each = (f"{number} {one.doing}" for number, one in candidates.items())
+    done = Counter[str]()
+    for one in going:
+        done.update(one.done)
+    furthest = max(going, key=lambda one: sum(one.done.values()))
+    return replace(
+        furthest,
+        doing=f"{len(going)} candidates: {'; '.join(each)}",
+        done=dict(done),
+        lines=[f"{n}: {line}" for n, one in candidates.items() for line in one.lines][-_LINES:],
+        spent=sum((one.spent for one in going), Cost()),
+    )
+
+
 def _said(call: LlmRecord) -> list[str]:
     """The lines of an answer."""
     reply = call.reply
@@ -205,58 +229,18 @@ def _said(call: LlmRecord) -> list[str]:
     return [f"{who}: {line}" for line in said if line]
 
 
-class RunReader:
-    """Reads a run again and again.
+class _Follower:
+    """Reads a progress file as it gets longer.
 
     Attributes:
-        notes: The notes of the epoch in progress.
+        notes: What it has.
     """
 
-    def __init__(self, repo: Repository, slug: str) -> None:
-        self._repo, self.slug = repo, slug
-        self._mark: object = None
+    def __init__(self) -> None:
         self.notes, self._head, self._read = list[Record](), b"", 0
 
-    def look(self) -> LiveRun | None:
-        """The run as it stands; None where nothing is new since the last look.
-
-        Raises:
-            ExperimentError: it is gone.
-        """
-        with looking():
-            notebook = Notebook(self._repo, self.slug)
-            path, status = notebook.layout.progress(self._repo), notebook.status
-            try:
-                found = path.stat()
-                size = found.st_size, found.st_mtime_ns
-            except OSError:
-                size = 0, 0
-            if (mark := (notebook.tip, status, size)) == self._mark:
-                return None
-            self._mark = mark
-            self._follow(path)
-            return reduced(
-                self.slug,
-                status,
-                notebook.last,
-                list(notebook.index.epochs),
-                self.notes,
-                notebook.goes_on_by,
-            )
-
-    def looks(self, every_s: float) -> Iterator[LiveRun | None]:
-        """Looks again and again, for ever.
-
-        Of a long run a look takes a while: with what the reader does in between, that is a tenth of
-        the time at most, beside the run.
-        """
-        while True:
-            began_s = time.monotonic()
-            yield self.look()
-            time.sleep(max(every_s, 9 * (time.monotonic() - began_s)))
-
-    def _follow(self, path: Path) -> None:
-        """Takes in the lines that the progress file has got since the last look."""
+    def follow(self, path: Path) -> list[Record]:
+        """Takes in the lines that it has got since the last look; returns all."""
         try:
             with path.open("rb") as file:
                 head = file.readline()
@@ -270,3 +254,61 @@ class RunReader:
         whole = new[: new.rfind(b"\n") + 1]
         self._read += len(whole)
         self.notes += decode_all(whole)
+        return self.notes
+
+
+class RunReader:
+    """Reads a run again and again."""
+
+    def __init__(self, repo: Repository, slug: str) -> None:
+        self._repo, self.slug = repo, slug
+        self._mark: object = None
+        self._followers = defaultdict[Path, _Follower](_Follower)
+
+    @property
+    def notes(self) -> list[Record]:
+        """The notes of the epoch in progress."""
+        return self._followers[Layout(self.slug).progress(self._repo)].notes
+
+    def look(self) -> LiveRun | None:
+        """The run as it stands; None where nothing is new since the last look.
+
+        Raises:
+            ExperimentError: it is gone.
+        """
+        with looking():
+            notebook = Notebook(self._repo, self.slug)
+            path, status = notebook.layout.progress(self._repo), notebook.status
+            beside = candidates_progress(self._repo, self.slug)
+            sizes = [_size(each) for each in (path, *beside.values())]
+            if (mark := (notebook.tip, status, sizes)) == self._mark:
+                return None
+            self._mark = mark
+            return reduced(
+                self.slug,
+                status,
+                notebook.last,
+                list(notebook.index.epochs),
+                self._followers[path].follow(path),
+                notebook.goes_on_by,
+                {number: self._followers[p].follow(p) for number, p in beside.items()},
+            )
+
+    def looks(self, every_s: float) -> Iterator[LiveRun | None]:
+        """Looks again and again, for ever.
+
+        Of a long run a look takes a while: with what the reader does in between, that is a tenth of
+        the time at most, beside the run.
+        """
+        while True:
+            began_s = time.monotonic()
+            yield self.look()
+            time.sleep(max(every_s, 9 * (time.monotonic() - began_s)))
+
+
+def _size(path: Path) -> tuple[int, int]:
+    try:
+        found = path.stat()
+    except OSError:
+        return 0, 0
+    return found.st_size, found.st_mtime_ns

@@ -256,6 +256,14 @@ def epoch_of_tag(name: str) -> int | None:
     return epoch_number(number) if mark else None
 
 
+def candidates_progress(repo: Repository, slug: str) -> dict[int, Path]:
+    """Number to the progress of each candidate of the epoch that is going on."""
+    paths = Layout(slug, "0-0").progress(repo).parent.glob("*-*.progress.jsonl")
+    places = ((path.name.partition(".")[0].split("-"), path) for path in paths)
+    found = sorted((int(epoch), int(number), path) for (epoch, number), path in places)
+    return {number: path for epoch, number, path in found if epoch == found[-1][0]}
+
+
 def tagged_epochs(repo: Repository, slug: str | None = None) -> dict[str, frozenset[int]]:
     """Slug to the epochs that have a tag, of one experiment or of all; those without have no entry.
 

@@ -219,6 +219,13 @@ def test_the_reducer_folds_records_and_notes_into_what_both_views_draw() -> None
     ]
     answered = reduced("a", running, records[-1], points, [*notes[4:6], *answers]).going
     assert answered is not None and answered.lines == ["agent: Too long", "m: Yes."]
+    # Candidates side by side: the items are those of the one that is furthest.
+    beside = {1: [], 2: notes[6:], 3: notes[4:6]}
+    several = reduced("a", running, records[-1], points, [], candidates=beside).going
+    assert several is not None and several.items == going.items
+    told = "1 begins; 2 val; 1 ended with their process; 3 step 1 is made"
+    assert (several.doing, several.done) == (f"3 candidates: {told}", {"val": 2})
+    assert several.lines == ["3: agent: at work"]
 
 
 def test_a_look_without_news_reads_nothing_and_an_emptied_progress_file_is_another_epoch(
