@@ -229,7 +229,7 @@ def _said(call: LlmRecord) -> list[str]:
     return [f"{who}: {line}" for line in said if line]
 
 
-class _Follower:
+class _Tail:
     """Reads a progress file as it gets longer.
 
     Attributes:
@@ -263,12 +263,12 @@ class RunReader:
     def __init__(self, repo: Repository, slug: str) -> None:
         self._repo, self.slug = repo, slug
         self._mark: object = None
-        self._followers = defaultdict[Path, _Follower](_Follower)
+        self._tails = defaultdict[Path, _Tail](_Tail)
 
     @property
     def notes(self) -> list[Record]:
         """The notes of the epoch in progress."""
-        return self._followers[Layout(self.slug).progress(self._repo)].notes
+        return self._tails[Layout(self.slug).progress(self._repo)].notes
 
     def look(self) -> LiveRun | None:
         """The run as it stands; None where nothing is new since the last look.
@@ -289,9 +289,9 @@ class RunReader:
                 status,
                 notebook.last,
                 list(notebook.index.epochs),
-                self._followers[path].follow(path),
+                self._tails[path].follow(path),
                 notebook.goes_on_by,
-                {number: self._followers[p].follow(p) for number, p in beside.items()},
+                {number: self._tails[p].follow(p) for number, p in beside.items()},
             )
 
     def looks(self, every_s: float) -> Iterator[LiveRun | None]:
