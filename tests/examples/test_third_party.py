@@ -78,7 +78,7 @@ new = moebius.replace("SQUARE", square)
 file.write_text(re.sub(r"def moebius.*?(?=def gcd)", lambda _: new, file.read_text(), flags=re.S))
 print(name)
 '''
-SUITE = "python -m pytest -q -x -p no:cacheprovider mpmath/tests"
+SUITE = "python -m pytest -q -x --assert=plain -p no:cacheprovider mpmath/tests"
 
 
 @pytest.fixture(scope="module")
