@@ -89,29 +89,14 @@ def test_what_goes_with_the_worktree_is_named(writes: Place) -> None:
     ]
 
 
-def test_keep_moves_it_to_the_git_folder(writes: Place) -> None:
-    kept = writes.top / ".git" / "autopilot" / "one" / "kept"
-    keep = ("--keep", "mlruns", "--keep", "study.db")
-    with writes.untouched():
-        done = writes.run("run", "writes.py", "-e", "one", "--max-epochs", "1", *keep)
-    assert f"kept: mlruns/ (2 files, 2.0 kB) in {kept / 'mlruns'}" in done.out
-    assert f"kept: study.db (6 B) in {kept / 'study.db'}" in done.out
-    assert "removed with" not in done.out
-    assert (kept / "mlruns" / "0" / "meta").read_text() == "m" * 1500
-    # What was asked for at the start holds for a resumed run; what is kept already stays.
-    done = writes.run("resume", "one", "--max-epochs", "2")
-    assert (kept / "study.db").is_file()
-    assert (kept / "study-2.db").read_text() == "trials"
-
-
-@pytest.mark.parametrize("path", ["../away", "/etc", ".git/config", "."])
-def test_a_path_that_cannot_be_kept(writes: Place, path: str) -> None:
-    writes.refused(
-        *("run", "writes.py", "--keep", path),
-        says=(f"--keep {path} is no path inside the worktree",),
-        hints=("name what the evaluation writes",),
-        code=2,
-    )
+def test_a_path_that_cannot_be_kept(writes: Place) -> None:
+    for path in ("/etc", ".git/config", "."):
+        done = writes.autopilot("run", "writes.py", "--keep", path)
+        assert done.code == 2
+        assert f"--keep {path} is no path inside the worktree" in done.error
+        assert "name what the evaluation writes" in done.hint
+    says, hints = ("--keep ../away is no path inside",), ("name what the evaluation writes",)
+    writes.refused("run", "writes.py", "--keep", "../away", says=says, hints=hints, code=2)
 
 
 def test_keep_in_place_is_refused(writes: Place) -> None:
@@ -135,7 +120,7 @@ def test_outputs_of_a_worktree_that_is_made_anew_and_of_one_that_gc_removes(
     of_killed = "removed with the worktree of the killed run: mlruns/ (2 files, 2.0 kB)"
     assert f"{of_killed}{how}" in done.out
     assert f"removed with the worktree: mlruns/ (2 files, 2.0 kB){how}" in done.out
-    asked = writes.autopilot("experiment", "delete", "two")
+    asked = writes.call("experiment", "delete", "two", code=2)
     assert asked.code == 2
     assert f"/two, with {GONE}\n" in asked.out
     # A killed run can be resumed: gc removes its worktree once it is recorded as finished.
@@ -148,9 +133,9 @@ def test_outputs_of_a_worktree_that_is_made_anew_and_of_one_that_gc_removes(
     shutil.copytree(left, other, dirs_exist_ok=True)
     shutil.rmtree(left)
     said = f"with it: {GONE}; a run keeps it with --keep mlruns, or shares yours: --link PATH"
-    assert f"would remove {said}" in writes.run("gc", "--dry-run").out
+    assert f"would remove {said}" in writes.call("gc", "--dry-run").out
     assert (other / "study.db").exists()
-    done = writes.run("gc", "--json")
+    done = writes.call("gc", "--json")
     (litter,) = [x for x in done.document["removed"] if x["kind"] == "worktree"]
     assert [o["path"] for o in litter["outputs"]] == ["mlruns/", "study.db"]
     assert not other.exists()
@@ -169,51 +154,33 @@ def test_a_finished_run_that_was_killed_before_its_worktree_went(writes: Place) 
     assert len(writes.git("worktree", "list").splitlines()) == 1
 
 
-def test_what_a_result_depends_on_is_recorded_once(writes: Place) -> None:
-    writes.run("run", "writes.py", "-e", "one", "--max-epochs", "4", MODE="fast")
-    found = [e for e in writes.notes("one", "experiment") if e.get("environment")]
-    assert len(found) == 1
-    environment = found[0]["environment"]
+def test_what_a_result_depends_on_is_recorded_once_and_what_differs_is_named(
+    writes: Place,
+) -> None:
+    writes.change("writes.py", ("x > 1 or passed", "fast and x > 1"))
+    writes.run("run", "writes.py", "-e", "one", "--max-epochs", "2", MODE="fast")
+    (found,) = [e for e in writes.notes("one", "experiment") if e.get("environment")]
+    environment = found["environment"]
     assert environment["python"] == platform.python_version()
     assert environment["platform"] == f"{platform.system()} {platform.machine()}"
     assert environment["pygit2"]
     assert {name for name in environment if name.startswith("$")} == {"$MODE", "$DIE_AT"}
     assert environment["$DIE_AT"] == ""
     assert "fast" not in json.dumps(environment)
-    assert "$MODE" in writes.run("experiment", "show", "one").out
-
-
-def test_replay_and_resume_name_what_differs(writes: Place) -> None:
-    writes.change("writes.py", ("x > 1 or passed", "fast or x > 1"))
-    writes.run("run", "writes.py", "-e", "one", "--max-epochs", "1", MODE="fast")
-    assert "not as it was measured" not in writes.run("replay", "one", MODE="fast").out
+    assert "$MODE" in writes.call("experiment", "show", "one").out
+    differs = "not as it was measured: $MODE was set"
     done = writes.autopilot("replay", "one")
     assert done.code == 1
-    assert "not as it was measured: $MODE was set\n" in done.out
-    assert writes.autopilot("replay", "one", "--json").document["environment"] == [
-        "not as it was measured: $MODE was set"
-    ]
-    done = writes.run("resume", "one", "--max-epochs", "2")
-    assert "note: not as it was measured: $MODE was set\n" in done.out
+    assert f"{differs}\n" in done.out
+    assert writes.autopilot("replay", "one", "--json").document["environment"] == [differs]
+    # A resumed run records only what is new.
+    done = writes.run("resume", "one", "--max-epochs", "3", MODE="fast")
+    assert "not as it was measured" not in done.out
+    done = writes.run("resume", "one", "--max-epochs", "4")
+    assert f"note: {differs}\n" in done.out
+    found, *more = [e for e in writes.notes("one", "experiment") if e.get("environment")]
+    assert [(e["epoch"], e["environment"]) for e in more] == [(4, {"$MODE": ""})]
     assert os.environ.get("MODE") is None
-
-
-def test_a_resumed_run_records_only_what_is_new(writes: Place) -> None:
-    writes.run("run", "writes.py", "-e", "one", "--max-epochs", "1", MODE="fast")
-    writes.run("resume", "one", "--max-epochs", "2", MODE="fast")
-    writes.run("resume", "one", "--max-epochs", "3")
-    found = [e for e in writes.notes("one", "experiment") if e.get("environment")]
-    assert [(e["epoch"], e["environment"]) for e in found[1:]] == [(3, {"$MODE": ""})]
-
-
-def test_a_resume_that_fails_names_what_differs(writes: Place) -> None:
-    head = "from autopilot import AutoPilotModule"
-    writes.change("writes.py", (head, f'import os\nlevel = int(os.environ["LEVEL"])\n{head}'))
-    writes.run("run", "writes.py", "-e", "one", "--max-epochs", "1", LEVEL="1")
-    done = writes.autopilot("resume", "one", "--max-epochs", "2")
-    assert done.code == 2
-    assert "LEVEL" in done.error
-    assert done.hint.endswith("not as it was measured: $LEVEL was set")
 
 
 WRITTEN = f"removed with the worktree: {GONE}; a run keeps it with --keep mlruns, or shares yours"
@@ -291,19 +258,23 @@ def test_an_interrupted_run_and_one_in_place_say_nothing_since_nothing_goes(writ
 
 
 def test_measurements_name_what_their_evaluations_wrote(writes: Place) -> None:
-    writes.run("run", "writes.py", "-e", "one", "--max-epochs", "1")
-    writes.run("propose", "create", "one")
+    writes.run("run", "writes.py", "-e", "one", "--max-epochs", "1", MODE="slow")
+    writes.call("propose", "create", "one")
     for arguments in (
         ("replay", "one"),
-        ("replay", "one", "--level", "full"),
+        ("replay", "one", "--level", "full", "--json"),
         ("propose", "verify", "one"),
+        ("propose", "verify", "one", "--json"),
         ("optimize", "validate", "one"),
-        ("optimize", "validate", "writes.py"),
+        ("optimize", "validate", "writes.py", "--json"),
     ):
-        done = writes.autopilot(*arguments)
-        assert done.out.count(WRITTEN) == 1, (arguments, done)
-        document = writes.autopilot(*arguments, "--json").document
-        assert [o["path"] for o in document["outputs"]] == ["mlruns/", "study.db"], arguments
+        done = writes.autopilot(*arguments, MODE="slow")
+        assert "not as it was measured" not in done.out
+        if "--json" in arguments:
+            named = [each["path"] for each in done.document["outputs"]]
+            assert named == ["mlruns/", "study.db"], arguments
+        else:
+            assert done.out.count(WRITTEN) == 1, (arguments, done)
     done = writes.run("trace", "collect", "one", "--now")
     assert WRITTEN in done.err
     assert json.loads(done.out.splitlines()[0])["id"] == "i1"
@@ -326,27 +297,36 @@ def test_a_measurement_that_was_killed_is_named_by_the_next_one_and_by_gc(writes
         assert "only.log (30 B)" in done.out, done
 
 
-def test_kept_outputs_are_listed_survive_gc_and_go_with_the_experiment(writes: Place) -> None:
+def test_what_is_kept_survives_gc_and_goes_with_the_experiment(writes: Place) -> None:
     keep = ("--keep", "mlruns", "--keep", "*.db")
-    writes.run("run", "writes.py", "-e", "one", "--max-epochs", "1", *keep)
     kept = writes.top / ".git" / "autopilot" / "one" / "kept"
-    writes.run("gc")
+    with writes.untouched():
+        done = writes.run("run", "writes.py", "-e", "one", "--max-epochs", "1", *keep)
+    assert f"kept: mlruns/ (2 files, 2.0 kB) in {kept / 'mlruns'}" in done.out
+    assert f"kept: study.db (6 B) in {kept / 'study.db'}" in done.out
+    assert "removed with" not in done.out
+    writes.call("gc")
+    assert (kept / "mlruns" / "0" / "meta").read_text() == "m" * 1500
     listed = f"mlruns/ (2 files, 2.0 kB), study.db (6 B) in {kept}"
-    assert listed in writes.run("experiment", "show", "one").out
-    document = writes.run("experiment", "show", "one", "--json").document
+    assert listed in writes.call("experiment", "show", "one").out
+    document = writes.call("experiment", "show", "one", "--json").document
     assert [o["kept"] for o in document["kept"]] == [str(kept / "mlruns/"), str(kept / "study.db")]
-    asked = writes.autopilot("experiment", "delete", "one")
+    # What was asked for at the start holds for a resumed run; what is kept already stays.
+    writes.run("resume", "one", "--max-epochs", "2")
+    assert (kept / "study.db").is_file()
+    assert (kept / "study-2.db").read_text() == "trials"
+    asked = writes.call("experiment", "delete", "one", code=2)
     assert asked.code == 2
     assert f"kept from its evaluations: mlruns/ (2 files, 2.0 kB) in {kept}/mlruns" in asked.out
     assert kept.exists()
-    writes.run("experiment", "delete", "one", "--yes")
+    writes.call("experiment", "delete", "one", "--yes")
     assert not kept.parent.exists()
 
 
 ODD = {"tab\tname.log": 1, "a b.log": 2, "zwölf.log": 3, "two\nlines.log": 4, "-x.log": 5}
 
 
-def test_names_with_spaces_umlauts_and_line_breaks_are_shown_on_one_line(writes: Place) -> None:
+def test_odd_names_are_shown_on_one_line_and_what_is_not_there_is_said(writes: Place) -> None:
     writes.change(
         "writes.py",
         (
@@ -354,23 +334,19 @@ def test_names_with_spaces_umlauts_and_line_breaks_are_shown_on_one_line(writes:
             f'[Path(n).write_text("x" * s) for n, s in {ODD!r}.items()]\n        Path("study.db")',
         ),
     )
-    done = writes.run("run", "writes.py", "-e", "one", "--max-epochs", "1", "--keep", "*.log")
+    keep = ("--keep", "*.log", "--keep", "mlrun", "--keep", "mlruns/9/*", "--keep", "study.db")
+    done = writes.run("run", "writes.py", "-e", "one", "--max-epochs", "1", *keep)
+    assert "not kept: the evaluation wrote no mlrun\n" in done.out
+    assert "not kept: the evaluation wrote no mlruns/9/*\n" in done.out
+    assert "removed with the worktree: mlruns/ (2 files, 2.0 kB)" in done.out
     kept = writes.top / ".git" / "autopilot" / "one" / "kept"
-    assert sorted(path.name for path in kept.iterdir()) == sorted(ODD)
+    assert sorted(path.name for path in kept.iterdir()) == sorted([*ODD, "study.db"])
     for shown in ("tab\\tname.log", "a b.log", "zwölf.log", "two\\nlines.log", "-x.log"):
         assert done.out.count(f"kept: {shown} (") == 1
     done = writes.run("run", "writes.py", "-e", "two", "--max-epochs", "1", "--keep", "mlruns")
     assert (
         "removed with the worktree: study.db (6 B), -x.log (5 B), two\\nlines.log (4 B)" in done.out
     )
-
-
-def test_what_was_to_be_kept_and_is_not_there_is_said(writes: Place) -> None:
-    keep = ("--keep", "mlrun", "--keep", "mlruns/9/*", "--keep", "study.db")
-    done = writes.run("run", "writes.py", "-e", "one", "--max-epochs", "1", *keep)
-    assert "not kept: the evaluation wrote no mlrun\n" in done.out
-    assert "not kept: the evaluation wrote no mlruns/9/*\n" in done.out
-    assert "removed with the worktree: mlruns/ (2 files, 2.0 kB)" in done.out
 
 
 @pytest.mark.parametrize(
@@ -421,9 +397,7 @@ def test_what_a_pool_reads_and_imports_is_recorded_in_place_too(writes: Place) -
 def test_verify_names_what_differs_beside_what_failed(writes: Place) -> None:
     writes.change("writes.py", ("x > 1 or passed", "fast or x > 1"))
     writes.run("run", "writes.py", "-e", "one", "--max-epochs", "1", MODE="slow")
-    writes.run("propose", "create", "one")
-    done = writes.autopilot("propose", "verify", "one", MODE="slow")
-    assert "not as it was measured" not in done.out
+    writes.call("propose", "create", "one")
     done = writes.autopilot("propose", "verify", "one", MODE="fast")
     assert done.code == 1
     assert "note: not as it was measured: $MODE has another value here\n" in done.out
@@ -431,7 +405,9 @@ def test_verify_names_what_differs_beside_what_failed(writes: Place) -> None:
     assert notes[-1] == "not as it was measured: $MODE has another value here"
 
 
-def test_a_replay_that_fails_names_what_differs_in_junit_too(writes: Place, tmp_path: Path) -> None:
+def test_a_replay_or_resume_that_fails_names_what_differs_in_junit_too(
+    writes: Place, tmp_path: Path
+) -> None:
     head = "from autopilot import AutoPilotModule"
     writes.change(
         "writes.py",
@@ -441,8 +417,8 @@ def test_a_replay_that_fails_names_what_differs_in_junit_too(writes: Place, tmp_
     writes.run("run", "writes.py", "-e", "one", "--max-epochs", "1", LEVEL="1", MODE="slow")
     page = tmp_path / "replay.xml"
     junit = ("--junit", str(page))
-    writes.run("replay", "one", *junit, LEVEL="1", MODE="slow", TERM="vt100", COLUMNS="40")
-    assert "not as it was measured" not in page.read_text()
+    done = writes.run("replay", "one", *junit, LEVEL="1", MODE="slow", TERM="vt100", COLUMNS="40")
+    assert "not as it was measured" not in page.read_text() + done.out
     done = writes.autopilot("replay", "one", *junit, LEVEL="1", MODE="fast", GITHUB_ACTIONS="true")
     line = "not as it was measured: $MODE has another value here"
     assert f"\n{line}\n" in done.out
@@ -453,6 +429,10 @@ def test_a_replay_that_fails_names_what_differs_in_junit_too(writes: Place, tmp_
     done = writes.autopilot("replay", "one", MODE="slow")
     assert done.code, done
     assert "not as it was measured: $LEVEL was set" in done.out + done.err
+    done = writes.autopilot("resume", "one", "--max-epochs", "2", MODE="slow")
+    assert done.code == 2
+    assert "LEVEL" in done.error
+    assert done.hint.endswith("not as it was measured: $LEVEL was set")
 
 
 def test_an_older_experiment_has_no_record_to_differ_from(writes: Place) -> None:
@@ -482,8 +462,8 @@ def test_gc_moves_what_a_killed_run_was_to_keep(writes: Place) -> None:
     (worktree / "mlruns").mkdir()
     (worktree / "mlruns" / "x").write_text("x")
     kept = writes.top / ".git" / "autopilot" / "one" / "kept"
-    assert "but would keep *.db\n" in writes.run("gc", "--dry-run").out
-    done = writes.run("gc")
+    assert "but would keep *.db\n" in writes.call("gc", "--dry-run").out
+    done = writes.call("gc")
     assert f"kept: study.db (4 B) in {kept / 'study-2.db'}" in done.out
     assert "removed with it: mlruns/ (1 B)" in done.out
     assert (kept / "study-2.db").read_text() == "more"
@@ -500,9 +480,9 @@ def test_what_cannot_be_kept_stays_in_its_worktree_and_the_result_stands(writes:
     assert f"note: {why}" in done.out
     assert "best: epoch 1" in done.out
     assert (worktree / "study.db").read_text() == "trials"
-    done = writes.autopilot("gc", "--json")
+    done = writes.call("gc", "--json", code=1)
     assert done.code == 1 and why.partition(";")[0] in done.error
     assert [each["kind"] for each in done.document["failed"]] == ["worktree"]
     (place / "kept").unlink()
-    assert f"kept: study.db (6 B) in {place / 'kept' / 'study.db'}" in writes.run("gc").out
+    assert f"kept: study.db (6 B) in {place / 'kept' / 'study.db'}" in writes.call("gc").out
     assert not worktree.exists()

@@ -536,7 +536,7 @@ def test_verify_fails_where_only_the_items_are_better_and_the_metric_is_not(leve
             "    def configure_optimizers",
         ),
     )
-    levels.run("run", "levels.py", "-e", "worse", "--max-epochs", "4", "--monitor", "middle")
+    levels.run("run", "levels.py", "-e", "worse", "--max-epochs", "1", "--monitor", "middle")
     levels.call("propose", "create", "worse")
     done = levels.autopilot("propose", "verify", "worse")
     assert done.code == 1
@@ -546,9 +546,9 @@ def test_verify_fails_where_only_the_items_are_better_and_the_metric_is_not(leve
 
 def test_without_a_test_split_it_is_val_and_it_says_so(levels):
     levels.change("levels.py", ("val_dataloader = test_dataloader", "val_dataloader"))
-    levels.run("run", "levels.py", "-e", "untested", "--max-epochs", "3")
+    levels.run("run", "levels.py", "-e", "untested", "--max-epochs", "1")
     levels.call("propose", "create", "untested")
-    done = levels.run("propose", "verify", "untested", "--confidence", "0.8")
+    done = levels.run("propose", "verify", "untested", "--confidence", "0.5")
     assert done.out.startswith("untested: val accuracy, base ")
     assert "note: there is no test split: this is val, which the epochs were chosen by" in done.out
 
