@@ -9,7 +9,6 @@ from rulebook import RuleBook, Values
 
 from autopilot.core.gradient import Gradient
 from autopilot.core.loss import Loss
-from autopilot.core.metrics import FBeta
 from autopilot.core.types import Datum
 
 BETA = 2.0  # a miss costs as much as four false alarms
@@ -66,16 +65,15 @@ class CaseGradient(Gradient):
 
     def score(self, book: RuleBook) -> float:
         """F2 of other rules on the same cases, without running the system again."""
-        metric = FBeta(BETA)
-        metric.update(
-            Datum(
-                items=[
-                    Datum(metadata={"prediction": book.flags(c.values), "target": c.target})
-                    for c in self.cases
-                ]
-            )
-        )
-        return metric.compute()
+        # As `FBeta`, without a Datum for each case: this is asked of hundreds of rules an epoch.
+        wrong = right = 0.0
+        for case in self.cases:
+            flagged = book.flags(case.values)
+            if flagged and case.target:
+                right += 1 + BETA**2
+            elif flagged != case.target:
+                wrong += BETA**2 if case.target else 1
+        return right / (right + wrong) if right else 0.0
 
     def render(self) -> str:
         """The errors, a line each."""
