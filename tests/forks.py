@@ -278,14 +278,8 @@ def _become(asked: Mapping[str, Any]) -> None:
     sys.argv = ["autopilot", *asked["argv"]]
     subprocess.Popen = ForkingPopen  # type: ignore[misc]
     from autopilot.cli.main import main as command_line
-    from autopilot.engine import supervisor
 
-    try:
-        command_line()
-    except SystemExit as ended:
-        # All that is to be done at the end, but for freeing each object: that would copy the memory
-        # that it shares with its parent, and takes as long as `log`.
-        supervisor._leave(ended.code if isinstance(ended.code, int) else 0)
+    command_line()
 
 
 _PATH = [*sys.path]
@@ -319,6 +313,8 @@ class ForkingPopen(subprocess.Popen):
 
 def _measure(cwd: Path, env: Mapping[str, str], stdin: int, stdout: int) -> NoReturn:
     """Becomes a process that measures, and ends as one."""
+    from autopilot import audit
+
     code = 1
     try:
         vars(atexit)["_clear"]()
@@ -335,8 +331,6 @@ def _measure(cwd: Path, env: Mapping[str, str], stdin: int, stdout: int) -> NoRe
         os.chdir(cwd)
         _search(env)
         random.seed()
-        from autopilot import audit
-        from autopilot.engine import supervisor
         from autopilot.git import commands, repository
         from autopilot.proof import worker
         from autopilot.sandbox import processes
@@ -353,7 +347,7 @@ def _measure(cwd: Path, env: Mapping[str, str], stdin: int, stdout: int) -> NoRe
         code = ended.code if isinstance(ended.code, int) else 1
     except BaseException:  # noqa: BLE001  # as an interpreter prints it
         traceback.print_exc()
-    supervisor._leave(code)
+    audit.leave(code)
 
 
 def _look_for_configuration() -> None:

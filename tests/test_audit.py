@@ -82,3 +82,15 @@ def test_the_option_on_commands(repository: Repository, capsys: pytest.CaptureFi
     assert AutoPilotCLI().run(["-C", folder, "--expose", "status", "nothing"]) == 1
     assert "git config --list -z" in capsys.readouterr().err
     assert audit.current() is None
+
+
+def test_a_process_that_leaves_does_what_an_interpreter_does_at_its_end() -> None:
+    program = """
+import atexit, threading, time
+from autopilot.audit import leave
+atexit.register(print, "at exit")
+threading.Thread(target=lambda: time.sleep(0.05) or print("thread", end=", ")).start()
+leave(3)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "thread, at exit\n", "")

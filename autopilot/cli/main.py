@@ -11,7 +11,7 @@ try:
     from importlib.util import find_spec
     from typing import TYPE_CHECKING, Any, ClassVar
 
-    from autopilot import __version__
+    from autopilot import __version__, audit
     from autopilot.cli.output import DONE, FAILED, INTERRUPTED, Output, guarded
     from autopilot.errors import UsageError
     from autopilot.git import commands
@@ -134,4 +134,7 @@ def open_streams() -> None:
 
 def main() -> None:
     """The console script."""
-    AutoPilotCLI()()
+    try:
+        AutoPilotCLI()()
+    except SystemExit as ended:
+        audit.leave(int(ended.code or 0))

@@ -7,7 +7,6 @@ experiment, and is given the position and the reason.
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import gc
 import math
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from autopilot.audit import leave
 from autopilot.core.interpreter import Restart
 from autopilot.core.progress import Death, Position
 from autopilot.engine.board import Board, Child, Observer
@@ -237,7 +237,7 @@ class Supervisor:
             except BaseException:  # noqa: BLE001  # nothing may go back through the parent's calls
                 traceback.print_exc()
             board.end(code)
-            _leave(code)
+            leave(code)
         output.started()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         try:
@@ -329,16 +329,6 @@ class Supervisor:
 def _restore(handlers: Mapping[int, Any]) -> None:
     for number, handler in handlers.items():
         signal.signal(number, handler)
-
-
-def _leave(code: int) -> None:
-    """Ends this process as an interpreter does, but without a return through the parent's calls."""
-    with contextlib.suppress(BaseException):
-        vars(threading)["_shutdown"]()
-        vars(atexit)["_run_exitfuncs"]()
-    with contextlib.suppress(BaseException):
-        flush_streams()
-    os._exit(code)
 
 
 def _given_up(death: Death, slug: str, times: int) -> EvaluationError:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from autopilot import errors
+from autopilot.audit import leave
 from autopilot.core.callback import Callback, RunView
 from autopilot.core.comparison import keyed
 from autopilot.core.experiment import Experiment
@@ -395,3 +396,4 @@ def _recorded(record: R) -> R:
 
 if __name__ == "__main__":
     main()
+    leave(0)
