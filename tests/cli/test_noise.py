@@ -173,8 +173,7 @@ def test_the_test_split_has_a_baseline_everywhere(place: Place) -> None:
     assert f'"test_gain":[0.0,0.3,{gain["low"]!r}' in page.read_text()
 
 
-@pytest.mark.parametrize("in_place", [False, True])
-@pytest.mark.parametrize("dies_at", ["2", "7"])
+@pytest.mark.parametrize(("in_place", "dies_at"), [(False, "2"), (True, "2"), (True, "7")])
 def test_a_kill_while_the_test_split_is_scored_leaves_nothing_wrong(
     place: Place, in_place: bool, dies_at: str
 ) -> None:

@@ -238,17 +238,18 @@ def kept(gate, scores, *, seed, tries, items, lift=0.0):
 @pytest.mark.parametrize("scores", [pass_or_fail, graded])
 def test_a_change_that_changes_nothing_is_kept_in_at_most_5_percent(method, scores):
     honest = SignificantImprovement(0.95, method)
-    assert kept(honest, scores, seed=0, tries=1000, items=100) <= 0.05
+    # With a p-value of 0.1 instead of 0.035, each keeps 5.5% to 11%.
+    assert kept(honest, scores, seed=0, tries=400, items=40) <= 0.05
     # What the loop would do without the gate: keep nearly half of it.
-    assert kept(Improvement(), scores, seed=0, tries=1000, items=100) > 0.4
+    assert kept(Improvement(), scores, seed=0, tries=400, items=40) > 0.4
 
 
 @pytest.mark.parametrize("method", ["sign", "bootstrap"])
 def test_a_real_improvement_is_kept_in_most_tries(method):
     honest = SignificantImprovement(0.95, method)
     # Fifteen points more on tasks that are passed half the time, by chance.
-    assert kept(honest, half_passed, seed=0, tries=200, items=200, lift=0.15) > 0.8
-    assert kept(honest, graded, seed=0, tries=50, items=200, lift=0.15) == 1.0
+    assert kept(honest, half_passed, seed=0, tries=100, items=200, lift=0.15) > 0.8
+    assert kept(honest, graded, seed=0, tries=20, items=200, lift=0.15) == 1.0
 
 
 def half_passed(random, items, lift):
