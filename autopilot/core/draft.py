@@ -39,6 +39,7 @@ class Draft:
             that measured a state.
         twin: Of a candidate: the one that came to the same state before it.
         is_beside: Of a candidate: it is not the best one.
+        is_better: Of a candidate: it is better than the state that it started from.
         record: Of a candidate: its val record, once the epoch is over.
         cost: Of a candidate: its cost.
         decision: Of a candidate: the verdict on it.
@@ -66,6 +67,7 @@ class Draft:
     twin: Draft | None = None
     record: MetricsRecord | None = None
     is_beside: bool = False
+    is_better: bool = False
 
     @property
     def stays(self) -> bool:

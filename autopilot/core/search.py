@@ -106,6 +106,8 @@ class SearchLoop(EpochLoop):
                 fit.experiment.revision_of(fit.epoch),
             )
             self._pool(fit).add(fit.epoch, 0, value, items, revision)
+        if fit.epoch > 0:
+            self._pool(fit).count(fit.experiment.record_of(fit.epoch))
 
     def _attempt(self, fit: Fit, attempt: Draft, tried: Sequence[Draft]) -> None:
         """The train split, a step, and the val split, of one candidate."""
@@ -133,6 +135,8 @@ class SearchLoop(EpochLoop):
             return is_new, gain if math.isfinite(gain) else -math.inf, -attempt.side.number
 
         ranked, leader = sorted(tried, key=rank, reverse=True), None
+        for attempt in ranked:
+            attempt.is_better = rank(attempt)[0] and self._pool(fit).is_better(attempt)
         for attempt in ranked:
             if attempt.known is not None:
                 known = attempt.known
@@ -184,8 +188,11 @@ class SearchLoop(EpochLoop):
 
     def _pool(self, fit: Fit) -> _Origins:
         if self._states is None:
-            reads = self.selection.reads_scores or self.keep > 0
-            self._states = _Origins(fit.experiment, reads_scores=reads)
+            reads, trials = (
+                self.selection.reads_scores or self.keep > 0,
+                self.selection.reads_trials,
+            )
+            self._states = _Origins(fit.experiment, reads_scores=reads, reads_trials=trials)
         return self._states
 
 
@@ -246,11 +253,13 @@ class _Origins:
 
     Args:
         reads_scores: Whether the scores of items are asked for: they are read from records.
+        reads_trials: Whether it is asked how often each state was started from.
     """
 
-    def __init__(self, experiment: Experiment, *, reads_scores: bool) -> None:
+    def __init__(self, experiment: Experiment, *, reads_scores: bool, reads_trials: bool) -> None:
         assert experiment.monitored is not None, "the Trainer sets it"
-        self.pool, self._reads_scores = Pool(), reads_scores
+        self.pool, self._reads_scores, self._reads_trials = Pool(), reads_scores, reads_trials
+        self._best = 0
         store, monitored = experiment.store, experiment.monitored
         # The items of a metric of the whole split have none of their own.
         self._monitored = Monitored("accuracy") if monitored.owner is not None else monitored
@@ -266,12 +275,33 @@ class _Origins:
                 passes = recorded_passes(store, revision, "val", row.number) if reads_scores else []
                 value, items = record.metrics.get(self._name), mean_items(passes[: record.repeat])
                 self.add(row.number, number, value, items, revision)
+            if row.number > 0 and reads_trials:
+                self.count(experiment.record_of(row.number))
 
     def add(
         self, epoch: int, number: int, value: float | None, items: Sequence[Datum], revision: str
     ) -> None:
         """Takes in a state: of a kept epoch, or of a candidate that stays beside it."""
         self.pool.add(self._state(epoch, number, value, items, revision))
+
+    def count(self, epoch: MetricsRecord) -> None:
+        """Counts an epoch's candidates for the states that they started from.
+
+        Epochs are counted in their order: the one candidate of an epoch started at the best state.
+        """
+        if self._reads_trials:
+            for number, origin in enumerate(epoch.origins, 1):
+                self.pool.count(origin, gained=number in epoch.better)
+            if not epoch.origins:
+                origin = epoch_tag(self._best)
+                value = self._score(epoch.metrics.get(self._name))
+                self.pool.count(origin, gained=value > self.pool.states[origin].value)
+            self._best = epoch.best_epoch
+
+    def is_better(self, attempt: Draft) -> bool:
+        """Whether a candidate is better than the state that it started from."""
+        assert attempt.side is not None, "it is a candidate"
+        return self.of(attempt).value > self.pool.states[attempt.side.origin].value
 
     def of(self, attempt: Draft) -> State:
         """The state of a candidate that may stay."""

@@ -12,7 +12,7 @@ import importlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter, ge
 from random import Random
 
@@ -147,6 +147,12 @@ class Pool:
         self.states[state.name] = state
         self.frontier.add(state)
 
+    def count(self, name: str, *, gained: bool) -> None:
+        """A candidate was made from a state; it was better than it, or not."""
+        state = self.states[name]
+        gains = state.gains + gained
+        self.states[name] = replace(state, tries=state.tries + 1, gains=gains)
+
     def ranked(self) -> list[State]:
         """All states, the best one first."""
         return sorted(self.states.values(), key=_BY_VALUE, reverse=True)
@@ -157,9 +163,11 @@ class Selection(ABC):
 
     Attributes:
         reads_scores: Whether it looks at the scores of items, which are read from records.
+        reads_trials: Whether it looks at tries and gains, which are read from records too.
     """
 
     reads_scores = True
+    reads_trials = True
 
     @abstractmethod
     def choose(self, pool: Pool, count: int, chance: Random) -> list[State]:
@@ -175,7 +183,7 @@ class Selection(ABC):
 class BestSelection(Selection):
     """The best states by value."""
 
-    reads_scores = False
+    reads_scores = reads_trials = False
 
     def choose(self, pool: Pool, count: int, chance: Random) -> list[State]:
         return pool.ranked()[:count]
@@ -188,6 +196,8 @@ class FrontierSelection(Selection):
     Reinforcement Learning", 2025.
     """
 
+    reads_trials = False
+
     def choose(self, pool: Pool, count: int, chance: Random) -> list[State]:
         return _sampled(pool.frontier.states, pool.frontier.weights(), count, chance)
 
@@ -199,7 +209,7 @@ class BeamSelection(Selection):
         width: How many of the best.
     """
 
-    reads_scores = False
+    reads_scores = reads_trials = False
 
     def __init__(self, width: int = 4) -> None:
         self.width = _at_least_one(width, "beam")
@@ -216,7 +226,7 @@ class TournamentSelection(Selection):
         size: How many are drawn.
     """
 
-    reads_scores = False
+    reads_scores = reads_trials = False
 
     def __init__(self, size: int = 3) -> None:
         self.size = _at_least_one(size, "tournament")

@@ -151,6 +151,8 @@ def of_search(record: MetricsRecord, attempt: Draft, tried: Sequence[Draft] = ()
         revisions=tuple(each.revision if each.changed else "" for each in tried),
         stay=tuple(number for number, each in enumerate(tried, 1) if each.stays),
         origin=attempt.side.origin,
+        origins=tuple(each.side.origin for each in tried if each.side),
+        better=tuple(number for number, each in enumerate(tried, 1) if each.is_better),
     )
 
 

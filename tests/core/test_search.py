@@ -1,5 +1,7 @@
 """Several candidates an epoch, in this process: what is tried, kept, and recorded."""
 
+from collections import Counter
+
 from autopilot import (
     AutoPilotModule,
     DataLoader,
@@ -110,3 +112,43 @@ def test_the_best_of_several_candidates_is_kept():
         (2, "rejected", 0.5, "epoch-0001"),
         (3, "kept", 0.6, "epoch-0001"),
     ]
+
+
+class Shy(Level):
+    """Gets no better from 3 on."""
+
+    def forward(self, batch):
+        level = min(self.level.data, 3)
+        return Datum(
+            items=[Datum(success=level > x.metadata["at"], feedback="more") for x in batch.items]
+        )
+
+
+def trials_of(loop):
+    return [(s.name, s.tries, s.gains) for s in loop._states.pool.states.values()]
+
+
+def test_a_bandit_counts_what_came_of_each_state_and_goes_on_with_the_same_figures():
+    experiment, loop = Experiment(InMemoryStore()), SearchLoop(2, 2, selection("bandit"), None)
+    Trainer(experiment=experiment, loop=loop).fit(Shy(), max_epochs=4)
+    first = experiment.record_of(1)
+    assert (first.origins, first.better) == (("epoch-0000", "epoch-0000"), (1, 2))
+    assert trials_of(loop) == recorded(experiment, trials_of(loop))
+    assert any(tries > gains > 0 for _, tries, gains in trials_of(loop))
+    again = SearchLoop(2, 2, selection("bandit"), None)
+    Trainer(experiment=experiment, loop=again).fit(Shy(), max_epochs=5)
+    assert trials_of(again) == recorded(experiment, trials_of(again))
+    assert sum(tries for _, tries, _ in trials_of(again)) == 10
+
+
+def recorded(experiment, states):
+    records = [experiment.record_of(epoch) for epoch in range(1, experiment.last_epoch + 1)]
+    tries = Counter(origin for record in records for origin in record.origins)
+    gains = Counter(record.origins[number - 1] for record in records for number in record.better)
+    return [(name, tries[name], gains[name]) for name, _, _ in states]
+
+
+def test_an_epoch_with_one_candidate_from_the_best_state_counts_for_a_bandit():
+    experiment, loop = Experiment(InMemoryStore()), SearchLoop(1, 1, selection("bandit"))
+    Trainer(experiment=experiment, loop=loop).fit(Level(), max_epochs=2)
+    assert trials_of(loop) == [("epoch-0000", 1, 1), ("epoch-0001", 1, 1), ("epoch-0002", 0, 0)]

@@ -267,6 +267,8 @@ class MetricsRecord(Record):
             nothing.
         stay: The numbers of candidates that stay beside the best one, as states to start from.
         origin: The name of the state that the candidate started from, as "epoch-0003".
+        origins: Of an epoch with several: that of each candidate.
+        better: The numbers of candidates that are better than what they started from.
     """
 
     kind: ClassVar[str] = "metrics"
@@ -302,6 +304,8 @@ class MetricsRecord(Record):
     revisions: tuple[str, ...] = ()
     stay: tuple[int, ...] = ()
     origin: str = ""
+    origins: tuple[str, ...] = ()
+    better: tuple[int, ...] = ()
 
     @property
     def candidates(self) -> int:
