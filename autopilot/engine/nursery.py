@@ -185,7 +185,7 @@ def _make(task: AheadTask, side: Side, child: Child) -> None:
     tip = refs.read_ref(user, Layout(task.slug, side.name).branch) or side.base
     with workspace.explained(), importing_state(child, workspace, manifest, tip):
         bench = Bench(workspace, manifest, manifest.base)
-        store = GitStore(task.slug, workspace.repo.workdir, in_place=False, is_guest=True)
+        store = GitStore(task.slug, workspace.repo, in_place=False, is_guest=True)
         with users_code(manifest.target):
             store.bind(bench.module.parameters())
             imported = store.files.present(write=False)

@@ -199,7 +199,7 @@ class Session:
         self.limits = ItemLimits.of(options, bench.module).hold_on(self.child.board)
         self.store = GitStore(
             self.slug,
-            workspace.repo.workdir,
+            workspace.repo,
             in_place=workspace.in_place,
             include_dirty=include_dirty or not workspace.in_place,
             lock=lock,

@@ -271,7 +271,7 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
     steps = list(every_step(notebook))
     ItemLimits.of(options).hold_on(child.board)
     # The repository is a borrowed one: no ref or note of the user's can be written.
-    store = GitStore(task.slug, repo.workdir, in_place=False, include_dirty=True)
+    store = GitStore(task.slug, repo, in_place=False, include_dirty=True)
     base, tip = repo.head_commit(), store.tip
     with importing_state(child, workspace, manifest, tip or base):
         bench = Bench(workspace, manifest, base, offline)

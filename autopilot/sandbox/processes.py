@@ -284,26 +284,26 @@ def end_adopted(
     Returns the names of those that it ended.
     """
     ended, own, own_session, count = set(but), os.getpid(), os.getsid(0), -1
-    names: list[str] = []
-    deadline = time.monotonic() + grace_s
+    names, deadline = list[str](), time.monotonic() + grace_s
     # The children of a child that was ended become children of this process.
-    while count != len(ended):
-        count = len(ended)
-        for pid, fields in listed():
-            parent, session, born = int(fields[1]), int(fields[3]), int(fields[19])
-            is_meant = parent == own and (everywhere or session != own_session)
-            if is_meant and born >= int(since) and pid not in ended:
-                if fields[0] != "Z":
-                    if time.monotonic() < deadline:
-                        time.sleep(0.02)
-                        count = -1
-                        continue
-                    names.append(name_of(pid))
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-                with contextlib.suppress(ChildProcessError):
-                    os.waitpid(pid, 0)
-                ended.add(pid)
+    with contextlib.suppress(ChildProcessError, AttributeError):
+        while count != len(ended):
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)  # raises without any
+            count = len(ended)
+            for pid, fields in listed():
+                parent, session, born = int(fields[1]), int(fields[3]), int(fields[19])
+                is_meant = parent == own and (everywhere or session != own_session)
+                if is_meant and born >= int(since) and pid not in ended:
+                    if fields[0] != "Z":
+                        if time.monotonic() < deadline:
+                            time.sleep(0.02)
+                            count = -1
+                            continue
+                        names.append(name_of(pid))
+                    with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                        os.kill(pid, signal.SIGKILL)
+                        os.waitpid(pid, 0)
+                    ended.add(pid)
     return names
 
 

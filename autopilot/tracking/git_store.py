@@ -49,7 +49,7 @@ class GitStore(CandidateLines):
     """An experiment in a git repository.
 
     Args:
-        path: A folder in the worktree whose files are the parameters.
+        path: A folder in the worktree whose files are the parameters, or its repository.
         in_place: Whether that worktree is the user's own: nothing is overwritten there that git
             does not have.
         include_dirty: Take uncommitted content of the parameters into the start commit.
@@ -64,7 +64,7 @@ class GitStore(CandidateLines):
     def __init__(
         self,
         slug: str,
-        path: str | Path = ".",
+        path: str | Path | Repository = ".",
         *,
         in_place: bool = True,
         include_dirty: bool = False,
@@ -74,7 +74,7 @@ class GitStore(CandidateLines):
         self.is_guest = is_guest
         self.layout = Layout(slug)
         self.slug = slug
-        self.repo = Repository.discover(Path(path))
+        self.repo = path if isinstance(path, Repository) else Repository.discover(Path(path))
         self.journal = Journal(self.repo, self.layout, is_strict=True)
         self.in_place = self.is_shared = in_place
         self.rescued: list[str] = []

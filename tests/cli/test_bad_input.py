@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -9,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from checkouts import make_checkout
+from checkouts import begin_experiments, make_checkout
 
+from autopilot.errors import SlugError
 from autopilot.git.repository import Repository
-from autopilot.tracking.layout import free_slugs
+from autopilot.tracking.layout import Layout, free_slugs
 
 AGENT = ("--agent", "cmd:true", "--goal", "go", "--metric", "m", "--mode", "min")
 
@@ -434,7 +436,14 @@ def test_parameter_that_is_no_file(place: Place) -> None:
 @pytest.mark.parametrize(
     "slug", ["Big", "a b", "-a", ".a", "a..b", "a/b/c", "a.lock", "ä", "", "a/", "../a"]
 )
-def test_malformed_slug(place: Place, slug: str) -> None:
+def test_malformed_slug(slug: str) -> None:
+    with pytest.raises(SlugError, match=re.escape(repr(slug))) as raised:
+        Layout(slug)
+    assert "small letters" in str(raised.value.hint)
+
+
+@pytest.mark.parametrize("slug", ["", "-a", "a/b/c"])
+def test_malformed_slug_of_a_run(place: Place, slug: str) -> None:
     place.refused(
         "run", "counter.py", f"--slug={slug}", code=2, says=(repr(slug),), hints=("small letters",)
     )
@@ -455,7 +464,7 @@ def test_a_name_that_is_too_long_for_a_file(place: Place) -> None:
 
 
 def test_slug_that_exists(place: Place) -> None:
-    place.run("run", "counter.py", "-e", "one", "--max-epochs", "1")
+    begin_experiments(place.top, "one")
 
     place.refused(
         "run",
@@ -469,7 +478,7 @@ def test_slug_that_exists(place: Place) -> None:
 
 @pytest.mark.parametrize(("first", "second"), [("a", "a/b"), ("a/b", "a")])
 def test_slug_that_collides_as_a_folder(place: Place, first: str, second: str) -> None:
-    place.run("run", "counter.py", "-e", first, "--max-epochs", "1")
+    begin_experiments(place.top, first)
 
     place.refused(
         "run",
@@ -506,7 +515,7 @@ def test_what_is_left_of_a_deleted_experiment(place: Place) -> None:
 
 
 def test_resume_of_what_does_not_exist(place: Place) -> None:
-    place.run("run", "counter.py", "-e", "one", "--max-epochs", "1")
+    begin_experiments(place.top, "one")
 
     place.refused("resume", "on", says=("there is no experiment on",), hints=("one",))
     place.refused("resume", "O N", code=2, says=("'O N'",), hints=("small letters",))
@@ -750,19 +759,21 @@ def test_a_module_that_git_does_not_have(place: Place, folder: str) -> None:
     )
 
 
-@pytest.mark.parametrize("where", ["def train_dataloader(self):", "def score(self, item):"])
-def test_a_file_that_git_does_not_have(place: Place, where: str) -> None:
+def test_a_file_that_git_does_not_have(place: Place) -> None:
     """The worktree lacks it, the user's checkout has it: what to do is to bring it along."""
     place.write(".gitignore", "data/\n")
     place.write("data/words.txt", "a\n")
-    place.change("counter.py", (where, f"{where}\n        open('data/words.txt').close()"))
+    reads = "        open('data/words.txt').close()"
+    # The second one is read first.
+    for where in ("def score(self, item):", "def train_dataloader(self):"):
+        place.change("counter.py", (where, f"{where}\n{reads}"))
 
-    place.refused(
-        "run",
-        "counter.py",
-        says=("No such file or directory: 'data/words.txt'",),
-        hints=("git does not have data; bring it along: --link data",),
-    )
+        place.refused(
+            "run",
+            "counter.py",
+            says=("No such file or directory: 'data/words.txt'",),
+            hints=("git does not have data; bring it along: --link data",),
+        )
     place.run("run", "counter.py", "--link", "data", "--max-epochs", "1")
 
 

@@ -11,6 +11,7 @@ import pytest
 from tests.cli.test_supervision import OPTIONS, Runs, is_alive, runs  # noqa: F401  # a fixture
 
 IN_TIME = ("--item-timeout", "0.6")
+TWO_EPOCHS = ("--max-epochs", "2")
 
 
 def accuracies(those: Runs) -> list[float]:
@@ -18,24 +19,30 @@ def accuracies(those: Runs) -> list[float]:
 
 
 @pytest.mark.parametrize("in_place", [False, True])
-@pytest.mark.parametrize("what", ["hang", "stubborn"])
-def test_an_item_that_does_not_end(runs: Runs, what: str, in_place: bool) -> None:  # noqa: F811
-    done = runs.run(f"val 2 1 {what}", *IN_TIME, *(["--in-place"] if in_place else []))
+def test_an_item_that_does_not_end(runs: Runs, in_place: bool) -> None:  # noqa: F811
+    """One that a signal ends, and in the next epoch one that catches all errors."""
+    options = [*IN_TIME, *TWO_EPOCHS, *(["--in-place"] if in_place else [])]
+    done = runs.run("val 1 4 hang,val 2 1 stubborn", *options)
 
     assert done.code == 0, done
     assert "items, item timeout 0.6 s, no memory limit\n" in done.out
     # The batch has the time of its three items, then each has its own.
-    assert "no result within 1.8 s, in happen (game.py:" in done.out
-    where = r"in happen \(game.py:\d+\) in item 1 of val batch 0 of epoch 2; it goes on"
-    assert re.search(f"no result within 0.6 s, {where}", done.out), done
-    assert accuracies(runs) == pytest.approx([0, 1 / 6, 1 / 6, 1 / 6])
-    second = [item for split, number, item in runs.evaluations() if (split, number) == ("val", "2")]
-    assert second == ["0", "1", "0", "1", "2", "3", "4", "5"]
-    (item,) = [item for item in runs.items(2) if item.get("error_message")]
-    assert item["id"] == "i1"
-    assert item["error_message"].startswith("no result within 0.6 s, in happen (game.py:")
-    # Where it stood, with those that called it.
-    assert " in validation_step" in item["metadata"]["stderr"]
+    assert done.out.count("no result within 1.8 s, in happen (game.py:") == 2, done
+    for item, batch, epoch in ((1, 1, 1), (1, 0, 2)):
+        place = f"in item {item} of val batch {batch} of epoch {epoch}; it goes on"
+        told = rf"no result within 0.6 s, in happen \(game.py:\d+\) {place}"
+        assert re.search(told, done.out), done
+    # The first one would not have passed.
+    assert accuracies(runs) == pytest.approx([0, 1 / 6, 1 / 6])
+    for number, evaluated in (("1", "01234345"), ("2", "01012345")):
+        items = [item for split, n, item in runs.evaluations() if (split, n) == ("val", number)]
+        assert items == [*evaluated]
+    for number, name in ((1, "i4"), (2, "i1")):
+        (item,) = [item for item in runs.items(number) if item.get("error_message")]
+        assert item["id"] == name
+        assert item["error_message"].startswith("no result within 0.6 s, in happen (game.py:")
+        # Where it stood, with those that called it.
+        assert " in validation_step" in item["metadata"]["stderr"]
 
 
 def test_the_module_states_the_time_and_an_option_counts_before(runs: Runs) -> None:  # noqa: F811
@@ -64,24 +71,27 @@ def test_what_an_item_started_ends_with_it(runs: Runs) -> None:  # noqa: F811
     assert not is_alive(int(Path(f"{runs.log}.pid").read_text()))
 
 
-@pytest.mark.parametrize("what", ["memory", "fork", "glutton"])
-def test_an_item_that_takes_too_much_memory(runs: Runs, what: str) -> None:  # noqa: F811
-    done = runs.run(f"val 2 1 {what}", "--memory", "300M")
+def test_items_that_take_too_much_memory(runs: Runs) -> None:  # noqa: F811
+    """Themselves, in a process of theirs, and in one that has a session of its own."""
+    faults = "val 1 2 memory,val 1 4 fork,val 2 1 glutton"
+    done = runs.run(faults, "--memory", "128M", *TWO_EPOCHS)
 
     assert done.code == 0, done
-    assert "no item timeout, memory limit 300 MiB" in done.out
-    reason = "killed for memory: over 300 MiB, in happen (game.py:"
-    assert f"1 of 6 val items failed with: {reason}" in done.out
-    assert accuracies(runs) == pytest.approx([0, 1 / 6, 1 / 6, 1 / 6])
-    if what == "glutton":  # in a session of its own
-        assert not is_alive(int(Path(f"{runs.log}.pid").read_text()))
+    assert "no item timeout, memory limit 128 MiB" in done.out
+    reason = "killed for memory: over 128 MiB, in happen (game.py:"
+    assert f"2 of 6 val items failed with: {reason}" in done.out, done
+    assert f"1 of 6 val items failed with: {reason}" in done.out, done
+    failed = [[x["id"] for x in runs.items(n) if x.get("error_message")] for n in (1, 2)]
+    assert failed == [["i2", "i4"], ["i1"]]
+    assert accuracies(runs) == pytest.approx([0, 1 / 6, 1 / 6])
+    assert not is_alive(int(Path(f"{runs.log}.pid").read_text()))
 
 
 def test_memory_that_is_taken_fast_is_seen_in_time(runs: Runs) -> None:  # noqa: F811
-    done = runs.run("val 2 1 fast", "--memory", "400MB")
+    done = runs.run("val 2 1 fast", "--memory", "128MB")
 
     assert done.code == 0, done
-    assert "killed for memory: over 400 MiB, in happen (game.py:" in done.out
+    assert "killed for memory: over 128 MiB, in happen (game.py:" in done.out
     # Several GB a second; the last number is of the item alone.
     assert int(Path(f"{runs.log}.held").read_text()) < 2000
 
@@ -95,11 +105,11 @@ def test_memory_that_is_taken_fast_is_seen_in_time(runs: Runs) -> None:  # noqa:
     ],
 )
 def test_memory_outside_of_items_ends_the_run(runs: Runs, fault: str, where: str) -> None:  # noqa: F811
-    done = runs.run(f"{fault} memory", "--memory", "300M")
+    done = runs.run(f"{fault} memory", "--memory", "128M")
 
     assert done.code == 1, done
     assert re.fullmatch(
-        rf"error: killed for memory: over 300 MiB, in happen \(game.py:\d+\) {where}", done.error
+        rf"error: killed for memory: over 128 MiB, in happen \(game.py:\d+\) {where}", done.error
     )
     assert "more: --memory SIZE; " in done.hint
 
