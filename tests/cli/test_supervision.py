@@ -53,7 +53,7 @@ def happen(what):
         import subprocess
 
         program = subprocess.Popen(["sleep", "60"])
-        with open(os.environ["EVALUATIONS"] + ".pid", "w") as file:
+        with open(os.environ["EVALUATIONS"] + ".program", "w") as file:
             file.write(str(program.pid))
         program.wait()
     if what == "deaf":
@@ -101,11 +101,16 @@ def happen(what):
         time.sleep(0.01)
     while what in ("daemon", "glutton"):
         time.sleep(0.05)
-    while what in ("hang", "deaf"):
+    if what == "much":
+        held.append(b"x" * (320 << 20))
+    while what in ("hang", "deaf", "much"):
         time.sleep(0.05)
     while what == "stubborn":
         try:
-            time.sleep(0.05)
+            with open(os.environ["EVALUATIONS"] + ".stubborn", "a") as file:
+                file.write("waits\\n")
+            while True:
+                time.sleep(0.05)
         except BaseException:
             pass
 
@@ -185,6 +190,11 @@ class Runs:
     def child(self) -> int:
         return int(self._lines()[-1][-1])
 
+    def interruptions(self) -> int:
+        """How often what does not end was interrupted; -1 before it began."""
+        file = Path(f"{self.log}.stubborn")
+        return len(file.read_text().splitlines()) - 1 if file.exists() else -1
+
     def _lines(self) -> list[tuple[str, ...]]:
         text = self.log.read_text() if self.log.exists() else ""
         return [tuple(line.split()) for line in text.splitlines()]
@@ -218,22 +228,18 @@ def is_alive(pid: int) -> bool:
     return text.rpartition(")")[2].split()[0] != "Z"
 
 
-@pytest.mark.parametrize("options", [(), ("--in-place",)])
 @pytest.mark.parametrize(
-    ("what", "reason"),
+    ("what", "reason", "options"),
     [
-        ("segv", "the evaluation died: signal 11 (SIGSEGV)"),
-        ("kill", "the evaluation was killed: signal 9 (SIGKILL)"),
-        ("exit0", "the evaluation died: exit code 0 (os._exit)"),
-        ("exit3", "the evaluation died: exit code 3 (os._exit)"),
-        ("abort", "the evaluation died: signal 6 (SIGABRT)"),
-        ("c-abort", "the evaluation died: signal 6 (SIGABRT)"),
+        ("segv", "the evaluation died: signal 11 (SIGSEGV)", ()),
+        ("exit0", "the evaluation died: exit code 0 (os._exit)", ("--in-place",)),
+        ("kill", "the evaluation was killed: signal 9 (SIGKILL)", ("--in-place",)),
     ],
 )
 def test_a_death_is_the_error_of_its_item(
     runs: Runs, what: str, reason: str, options: tuple[str, ...]
 ) -> None:
-    done = runs.run(f"val 2 1 {what}", *options)
+    done = runs.run(f"val 2 1 {what}", "--max-epochs", "2", *options)
 
     assert done.code == 0, done
     assert f"{reason} in item 1 of val batch 0 of epoch 2; it goes on" in done.out
@@ -274,7 +280,9 @@ def test_the_time_of_a_death_counts(runs: Runs) -> None:
 
 
 def test_deaths_of_several_items_in_every_split(runs: Runs) -> None:
-    faults = "val 0 5 segv,val 1 4 exit0,val 1 5 segv,train 2 3 kill,test 3 1 segv,test 0 4 segv"
+    faults = (
+        "val 0 5 exit3,val 1 4 exit0,val 1 5 abort,train 2 3 kill,test 3 1 c-abort,test 0 4 segv"
+    )
     done = runs.run(faults)
 
     assert done.code == 0, done
@@ -282,6 +290,15 @@ def test_deaths_of_several_items_in_every_split(runs: Runs) -> None:
     assert values == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6])
     assert done.out.count("it goes on") == 13
     assert "1 of 6 test items failed with" in done.out
+    for how, where in (
+        ("died: exit code 3 (os._exit)", "item 2 of val batch 1 of epoch 0"),
+        ("died: exit code 0 (os._exit)", "item 1 of val batch 1 of epoch 1"),
+        ("died: signal 6 (SIGABRT)", "item 2 of val batch 1 of epoch 1"),
+        ("was killed: signal 9 (SIGKILL)", "item 0 of train batch 1 of epoch 3"),
+        ("died: signal 6 (SIGABRT)", "item 1 of test batch 0 of epoch 3"),
+        ("died: signal 11 (SIGSEGV)", "item 1 of test batch 1 of epoch 0"),
+    ):
+        assert f"the evaluation {how} in {where}; it goes on" in done.out, done
 
 
 def test_all_items_of_the_baseline_die(runs: Runs) -> None:
@@ -359,17 +376,16 @@ def test_a_death_in_the_score_of_an_item_is_its_error(runs: Runs, options: tuple
     assert runs.place.autopilot("replay", "one", FAULT=faults).code == 0
 
 
-@pytest.mark.parametrize("where", ["val 2 2", "step 2 -"])
-@pytest.mark.parametrize(("what", "code"), [("twin", 0), ("twin-exit", 7), ("twin-raise", 1)])
-def test_a_process_that_was_forked_does_not_go_on_with_the_loop(
-    runs: Runs, where: str, what: str, code: int
-) -> None:
-    done = runs.run(f"{where} {what}")
+def test_a_process_that_was_forked_does_not_go_on_with_the_loop(runs: Runs) -> None:
+    ends = (("twin", 0), ("twin-exit", 7), ("twin-raise", 1))
+    faults = [f"val 2 {at} {what}" for at, (what, _) in enumerate(ends, start=2)]
+    faults += [f"step {at} - {what}" for at, (what, _) in enumerate(ends)]
+    done = runs.run(",".join(faults))
 
     assert done.code == 0, done
-    assert done.out.count("twin:") == 1
-    assert f"twin: {code}" in done.out
-    assert done.err.count("Traceback") == (what == "twin-raise")
+    assert done.out.count("twin:") == 6
+    assert [done.out.count(f"twin: {code}") for _, code in ends] == [2, 2, 2]
+    assert done.err.count("Traceback") == 2
     assert [r["metrics"]["accuracy"] for r in runs.place.judged("one")] == pytest.approx(
         [0, 1 / 6, 2 / 6, 3 / 6]
     )
@@ -430,27 +446,30 @@ def test_no_process_outlives_its_parent(runs: Runs) -> None:
     assert [r["metrics"]["accuracy"] for r in runs.place.judged("one")][-1] == 0.5
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("group", [False, True])
-def test_an_interruption_comes_once(runs: Runs, number: int, group: bool) -> None:
+def test_an_interruption_comes_once(runs: Runs) -> None:
     process = runs.start(wanted=20)
-    child = runs.child()
-    (os.killpg if group else os.kill)(process.pid, number)
-    done = runs.place.finish(process)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        for send in (os.kill, os.killpg):
+            child = runs.child()
+            send(process.pid, number)
+            done = runs.place.finish(process)
 
-    assert done.code == 130, done
-    assert "go on: autopilot resume one" in done.out
-    assert runs.place.notes("one", "experiment")[-1]["name"] == "interrupted"
-    assert not is_alive(child)
-    assert runs.place.run("resume", "one").code == 0
+            assert done.code == 130, done
+            assert "go on: autopilot resume one" in done.out
+            assert runs.place.notes("one", "experiment")[-1]["name"] == "interrupted"
+            assert not is_alive(child)
+            wanted = len(runs.evaluations()) + 2
+            process = runs.place.start("resume", "one", PAUSE_S="0.05")
+            wait_for(lambda wanted=wanted: len(runs.evaluations()) >= wanted)
+    assert runs.place.finish(process).code == 0
 
 
 def test_the_second_interruption_ends_it_at_once(runs: Runs) -> None:
     process = runs.start("val 1 0 stubborn", wanted=13, pause_s=0)
     child = runs.child()
-    process.send_signal(signal.SIGTERM)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGTERM)
+    for heard in range(2):
+        wait_for(lambda heard=heard: runs.interruptions() == heard)
+        process.send_signal(signal.SIGTERM)
     done = runs.place.finish(process)
 
     assert done.code == -signal.SIGTERM, done
@@ -508,7 +527,7 @@ def test_the_time_budget_ends_work_beside_items(runs: Runs, hook: str) -> None:
 def test_an_item_that_the_look_at_its_stack_wakes_is_late_all_the_same(
     runs: Runs, options: tuple[str, ...]
 ) -> None:
-    loop = '    while what in ("hang", "deaf"):'
+    loop = '    while what in ("hang", "deaf", "much"):'
     sleeps = 'if what == "wake":\n        __import__("ctypes").CDLL(None).sleep(60)\n'
     runs.place.change("game.py", (loop, f"    {sleeps}{loop}"))
     done = runs.run("val 1 2 wake", "--item-timeout", "1", *options)
