@@ -6,14 +6,15 @@ import json
 import re
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from checkouts import make_checkout
 from waiting import wait_for
 
-if TYPE_CHECKING:
-    from tests.cli.conftest import Place
+from tests.cli.conftest import COUNTER, Place, prepare_commands
 
 PASSED = ('passed = int(self.x.read_text()) > item.metadata["at"]', "passed = {}")
 
@@ -47,13 +48,17 @@ def die(module):
 # --- what is in git, by plain git ----------------------------------------------------------------
 
 
-@pytest.fixture
-def walked(place: Place) -> Place:
-    """A run with kept and rejected epochs: 1, 3, 2 (rejected), 3 (unchanged), 5."""
-    _steps(place, "3", "2", "3", "5")
-    with place.untouched():
-        place.run("run", "counter.py", "-e", "one", "--max-epochs", "4")
-    return place
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A run with kept and rejected epochs: 1, 3, 2 (rejected), 3 (unchanged), 5; to be read."""
+    folder = tmp_path_factory.mktemp("walked")
+    with pytest.MonkeyPatch.context() as patch:
+        place = Place(folder / "repo", prepare_commands(patch, folder))
+        make_checkout(place.top, {"x.txt": "1\n", "counter.py": COUNTER})
+        _steps(place, "3", "2", "3", "5")
+        with place.untouched():
+            place.run("run", "counter.py", "-e", "one", "--max-epochs", "4")
+        yield place
 
 
 def test_verdicts_and_trees(walked: Place) -> None:
@@ -181,39 +186,45 @@ def test_forward_that_raises_on_all_items_at_an_epoch(place: Place) -> None:
     assert reason == "all 5 val items failed: AssertionError: not two"
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
-def test_a_metric_that_is_not_finite_never_becomes_best(place: Place, value: str) -> None:
+def test_a_metric_that_is_not_finite_never_becomes_best(place: Place) -> None:
     place.change(
         "counter.py",
         (
             'return Datum(success=passed, feedback="raise it")',
             "value = int(self.x.read_text())\n"
-            f"        score = float('{value}') if value == 2 else value\n"
-            '        return Datum(success=passed, feedback="raise it", metrics={"score": score})',
+            "        score = {2: 'nan', 3: 'inf', 4: '-inf'}.get(value, value)\n"
+            "        metrics = {'score': float(score)}\n"
+            '        return Datum(success=passed, feedback="raise it", metrics=metrics)',
         ),
     )
-    _steps(place, "2", "3", "2", "4")
+    _steps(place, "2", "5", "3", "4", "6")
 
-    place.run("run", "counter.py", "-e", "one", "--max-epochs", "4", "--monitor", "score")
+    place.run("run", "counter.py", "-e", "one", "--max-epochs", "5", "--monitor", "score")
 
     judged = place.judged("one")
-    assert place.verdicts("one") == ["baseline", "rejected", "kept", "rejected", "kept"]
+    assert place.verdicts("one") == [
+        *("baseline", "rejected", "kept", "rejected", "rejected", "kept")
+    ]
     # NaN is an item's error; an infinite value is one, but none to compare with.
-    found = "its metric 'score' is nan" if value == "nan" else f"val score is {float(value)}"
-    assert found in judged[1]["reasons"][0]
-    assert [r.get("best") for r in judged] == [1, 1, 3, 3, 4]
+    assert "its metric 'score' is nan" in judged[1]["reasons"][0]
+    assert "val score is inf" in judged[3]["reasons"][0]
+    assert "val score is -inf" in judged[4]["reasons"][0]
+    assert [r.get("best") for r in judged] == [1, 1, 5, 5, 5, 6]
 
 
-@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
-def test_a_baseline_that_is_not_finite_ends_the_run(place: Place, value: str) -> None:
+def test_a_baseline_that_is_not_finite_ends_the_run(place: Place) -> None:
+    score = """__import__("os").environ["SCORE"]"""
     place.change(
         "counter.py",
-        ('feedback="raise it")', f'feedback="raise it", metrics={{"score": float("{value}")}})'),
+        ('feedback="raise it")', f'feedback="raise it", metrics={{"score": float({score})}})'),
     )
-    refused = place.autopilot("run", "counter.py", "-e", "one", "--monitor", "score")
-    assert refused.code == 1
-    assert f"is {float(value)}" in refused.error
-    assert place.git("branch", "--list", "autopilot/*") == ""
+    for value in ("nan", "inf", "-inf"):
+        refused = place.autopilot(
+            "run", "counter.py", "-e", "one", "--monitor", "score", SCORE=value
+        )
+        assert refused.code == 1
+        assert f"is {float(value)}" in refused.error
+        assert place.git("branch", "--list", "autopilot/*") == ""
 
 
 def test_sys_exit_in_forward_fails_its_item(place: Place) -> None:
@@ -535,21 +546,7 @@ def test_code_as_a_parameter_brings_no_bytecode(place: Place) -> None:
 # --- the command line ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("folder", "target"),
-    [
-        (".", "tools/play/counter.py"),
-        (".", "tools/play/counter.py:Counter"),
-        (".", "./tools/../tools/play/counter.py"),
-        (".", "{top}/tools/play/counter.py"),
-        ("tools", "play/counter.py"),
-        ("docs", "../tools/play/counter.py"),
-        (".", "tools.play.counter:Counter"),
-        (".", "tools.play.counter:make"),
-        ("tools", "play.counter:Counter"),
-    ],
-)
-def test_ways_to_name_a_target(place: Place, folder: str, target: str) -> None:
+def test_ways_to_name_a_target(place: Place) -> None:
     text = place.read("counter.py").replace(
         'PathParameter("x.txt")', "PathParameter(Path(__file__).with_name('x.txt'))"
     )
@@ -558,14 +555,28 @@ def test_ways_to_name_a_target(place: Place, folder: str, target: str) -> None:
     place.write("tools/play/x.txt", "1\n")
     place.write("docs/a.md", "a\n")
     place.commit()
+    ways = [
+        (".", "tools/play/counter.py"),
+        (".", "tools/play/counter.py:Counter"),
+        (".", "./tools/../tools/play/counter.py"),
+        (".", f"{place.top}/tools/play/counter.py"),
+        ("tools", "play/counter.py"),
+        ("docs", "../tools/play/counter.py"),
+        (".", "tools.play.counter:Counter"),
+        (".", "tools.play.counter:make"),
+        ("tools", "play.counter:Counter"),
+    ]
 
     with place.untouched():
-        target = target.format(top=place.top)
-        done = place.run("run", target, "--max-epochs", "1", "-H", "size=1", cwd=place.top / folder)
+        for number, (folder, target) in enumerate(ways, start=1):
+            options = ("--max-epochs", "1", "-H", "size=1", "--no-measure-noise")
+            done = place.run("run", target, *options, cwd=place.top / folder)
+            assert f"\ncounter-{number}: 1 parameter" in done.out, done
 
-    assert "\ncounter-1: 1 parameter" in done.out, done
-    assert place.git("diff", "--name-only", "main...autopilot/counter-1") == "tools/play/x.txt"
-    assert place.verdicts("counter-1") == ["baseline", "kept"]
+    for number in range(1, len(ways) + 1):
+        slug = f"counter-{number}"
+        assert place.git("diff", "--name-only", f"main...autopilot/{slug}") == "tools/play/x.txt"
+        assert place.verdicts(slug) == ["baseline", "kept"]
 
 
 def test_json_is_alone_on_stdout(place: Place) -> None:
@@ -637,11 +648,12 @@ def test_nothing_is_left_in_the_cache(place: Place) -> None:
 
 
 def test_two_runs_at_once(place: Place) -> None:
-    place.run("run", "counter.py", "-e", "ref", "--patience", "9")
+    _steps(place, "3", "2", "5")
+    place.run("run", "counter.py", "-e", "ref", "--max-epochs", "3")
 
     with place.untouched():
         started = [
-            place.start("run", "counter.py", *options, "--patience", "9")
+            place.start("run", "counter.py", *options, "--max-epochs", "3")
             for options in (["-e", "a"], ["-e", "b"], [], [])
         ]
         for process in started:
