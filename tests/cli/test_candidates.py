@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from kills import check_no_process, children, command_line, send_kill
 
-from tests.cli.test_kill import game
+from tests.cli.test_kill import finished, game
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Place
     from tests.cli.test_kill import Game
 
-__all__ = ["game"]
+__all__ = ["finished", "game"]
 
 SEARCH = ("--proposals", "3", "--parents", "2", "--select", "frontier")
-OPTIONS = ("--accumulate", "2", "--max-epochs", "4", "--seed", "7", *SEARCH)
+OPTIONS = ("--accumulate", "2", "--max-epochs", "3", "--seed", "7", *SEARCH)
 
 
 def family(pid: int) -> list[int]:
@@ -53,8 +53,8 @@ def told(game: Game, slug: str) -> dict[str, Any]:
 
 def test_any_process_of_a_search_may_be_killed(game: Game) -> None:
     place, began = game.place, time.monotonic()
-    assert (done := place.autopilot("run", "game.py", "-e", "ref", *OPTIONS)).code == 0, done
-    duration_s, reference = time.monotonic() - began, told(game, "ref")
+    assert (done := place.autopilot("run", "game.py", "-e", "whole", *OPTIONS)).code == 0, done
+    duration_s, reference = time.monotonic() - began, told(game, "whole")
     origins = {record.get("origin", "") for record in reference["metrics"]}
     assert len(origins) > 3, origins
     chance = random.Random(3)
@@ -77,7 +77,7 @@ def test_any_process_of_a_search_may_be_killed(game: Game) -> None:
         assert place.git("for-each-ref", f"refs/autopilot/{slug}/candidates") == ""
     assert len(place.git("worktree", "list").splitlines()) == 1
     place.git("fsck", "--strict")
-    assert place.run("replay", "ref", "--level", "full").code == 0
+    assert place.run("replay", "whole", "--level", "full").code == 0
 
 
 def test_a_search_in_git_is_read_shared_and_reviewed(place: Place, tmp_path: Path) -> None:

@@ -7,15 +7,18 @@ import os
 import random
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from checkouts import copy_checkout
 from kills import WHO, check_nothing_left, kills, without_notes
 
+from tests.cli.conftest import Place, prepare_commands
+
 if TYPE_CHECKING:
-    from tests.cli.conftest import Done, Place
+    from tests.cli.conftest import Done
 
 # Chance everywhere, an optimizer and a callback with state, several steps an epoch, new files,
 # steps that change nothing and states that come again; each evaluation is one line of a log.
@@ -125,7 +128,54 @@ class Game(AutoPilotModule):
 
     val_dataloader = test_dataloader = train_dataloader
 """
-OPTIONS = ("--accumulate", "2", "--max-epochs", "12", "--seed", "7")
+# The target kills itself before or after the n-th write of a kind, and the process that waits for
+# it too, since that would go on: KILL_AT="kind before 2".
+TRAP = """
+
+def _trap():
+    import signal
+
+    import autopilot.git.commits as commits
+    import autopilot.git.notes as notes
+    import autopilot.git.refs as refs
+    import autopilot.git.workfiles as workfiles
+    import autopilot.tracking.git_store as git_store
+
+    deadly, when, number = os.environ["KILL_AT"].split()
+    left = int(number)
+
+    def pass_by(name, now):
+        nonlocal left
+        left -= (name, now) == (deadly, when)
+        if left == 0:
+            os.kill(os.getppid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def watch(home, name):
+        action = getattr(home, name)
+
+        def run(*arguments, **named):
+            pass_by(name, "before")
+            found = action(*arguments, **named)
+            pass_by(name, "after")
+            return found
+
+        setattr(home, name, run)
+
+    watch(commits, "commit")
+    watch(commits, "create_tag")
+    watch(notes.Notes, "write")
+    watch(refs, "create_ref")
+    watch(refs, "update_ref")
+    watch(workfiles.WorkFiles, "restore")
+    watch(git_store.GitStore, "note_progress")
+    watch(git_store.GitStore, "clear_progress")
+
+
+if "KILL_AT" in os.environ:
+    _trap()
+"""
+OPTIONS = ("--accumulate", "2", "--max-epochs", "6", "--seed", "7")
 
 
 @dataclass
@@ -134,9 +184,16 @@ class Game:
 
     place: Place
     log: Path
+    story_of_ref: dict[str, Any] = field(default_factory=dict)
+    duration_s: float = 0.0
+    evaluations_of_ref: int = 0
 
     def run(self, slug: str, *more: str, **environment: str) -> Done:
         return self.place.autopilot("run", "game.py", "-e", slug, *OPTIONS, *more, **environment)
+
+    def of_ref(self) -> tuple[dict[str, Any], float, int]:
+        """What is known of the run that nobody kills."""
+        return self.story_of_ref, self.duration_s, self.evaluations_of_ref
 
     def evaluations(self) -> list[str]:
         return self.log.read_text().splitlines() if self.log.exists() else []
@@ -171,14 +228,14 @@ class Game:
         found = self.place.git("for-each-ref", f"refs/heads/autopilot/{slug}")
         return bool(found)
 
-    def go_on(self, slug: str) -> None:
+    def go_on(self, slug: str, code: int = 0, **environment: str) -> None:
         """Resumes, or starts again what was killed too early; nothing is evaluated again."""
         recorded, before = self.recorded(slug), len(self.evaluations())
         command = (
             ("resume", slug) if self.exists(slug) else ("run", "game.py", "-e", slug, *OPTIONS)
         )
-        done = self.place.autopilot(*command)
-        assert done.code == 0, done
+        done = self.place.autopilot(*command, **environment)
+        assert done.code == code, done
         again = [" ".join(x.split()[:-1]) for x in self.evaluations()[before:]]
         assert not recorded & set(again), f"{slug}: evaluated again"
 
@@ -207,49 +264,72 @@ class Game:
         place = self.place
         assert without_notes(place, slug) == []
         judged = place.judged(slug)
-        assert [record["epoch"] for record in judged] == list(range(13))
+        assert [record["epoch"] for record in judged] == list(range(7))
         kept = [r["epoch"] for r in judged if r["verdict"] != "rejected"]
         assert place.tags(slug) == kept
         best = place.git("rev-parse", f"autopilot/{slug}/epoch-{kept[-1]:04d}^{{tree}}")
         assert place.git("rev-parse", f"autopilot/{slug}^{{tree}}") == best
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Game:
+    """The game, and in it the run `ref` that nobody kills."""
+    folder = tmp_path_factory.mktemp("game")
+    with pytest.MonkeyPatch.context() as patch:
+        place = Place(folder / "repo", prepare_commands(patch, folder / "home"))
+        place.init()
+        for name, text in {
+            "x.txt": "1\n",
+            "counter.py": "# an idea\n",
+            "game.py": WALK + TRAP,
+            "rules/rule 0.txt": "none\n",
+        }.items():
+            place.write(name, text)
+        place.commit()
+        game = Game(place, folder / "evaluations.log")
+        patch.setenv("EVALUATIONS", str(game.log))
+        place.run(
+            "experiment", "list"
+        )  # the first command waits for imports, which later runs do not
+        started = time.monotonic()
+        done = game.run("ref")
+        assert done.code == 0, done
+        game.duration_s = time.monotonic() - started
+        game.story_of_ref = game.story("ref")
+        game.evaluations_of_ref = len(game.evaluations())
+        game.check_complete("ref")
+    return game
+
+
 @pytest.fixture
-def game(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Game:
+def game(
+    finished: Game, tmp_path: Path, git_environment: Path, monkeypatch: pytest.MonkeyPatch
+) -> Game:
+    """A copy of it, and what the user is at: an edit, a new file, an index that is out of date."""
     log = tmp_path / "evaluations.log"
     monkeypatch.setenv("EVALUATIONS", str(log))
-    place.write("game.py", WALK)
-    place.write("x.txt", "1\n")
-    place.write("rules/rule 0.txt", "none\n")
-    place.commit()
-    # What the user is at: an edit, a new file, an index whose times are out of date.
+    top = copy_checkout(finished.place.top, tmp_path / "repo")
+    place = Place(top, prepare_commands(monkeypatch, git_environment))
     place.write("counter.py", "# half an idea\n")
     place.write("todo.txt", "milk\n")
     os.utime(place.top / "game.py", (1, 1))
-    return Game(place, log)
+    return Game(place, log, *finished.of_ref())
 
 
-def _reference(game: Game) -> tuple[dict[str, Any], float]:
-    started = time.monotonic()
-    done = game.run("ref")
-    assert done.code == 0, done
-    duration_s = time.monotonic() - started
-    story = game.story("ref")
+def test_the_game_is_worth_the_name(finished: Game) -> None:
+    """All that can happen to an epoch happens."""
     verdicts, outcomes = (
-        {r.get(k) for r in game.place.judged("ref")} for k in ("verdict", "outcome")
+        {r.get(k) for r in finished.place.judged("ref")} for k in ("verdict", "outcome")
     )
-    # The target is worth the name: all that can happen to an epoch happens.
     assert verdicts == {"baseline", "kept", "rejected"}
     assert "repeated" in outcomes or "unchanged" in outcomes, outcomes
-    assert max(r["step"] for r in story["steps"]) == 3
-    game.check_complete("ref")
-    return story, duration_s
+    assert max(r["step"] for r in finished.story_of_ref["steps"]) == 3
 
 
 @pytest.mark.parametrize("who", WHO)
 def test_kill_at_random_moments(game: Game, who: str) -> None:
     """The run goes on, by itself or by a resume, to the same end."""
-    expected, duration_s = _reference(game)
+    expected, duration_s = game.story_of_ref, game.duration_s
 
     def start(slug: str) -> Any:
         return game.place.start("run", "game.py", "-e", slug, *OPTIONS)
@@ -266,18 +346,17 @@ def test_kill_at_random_moments(game: Game, who: str) -> None:
 
 
 def test_a_process_for_each_state_changes_nothing(game: Game) -> None:
-    expected, _ = _reference(game)
-    before = len(game.evaluations())
+    expected = game.story_of_ref
     done = game.run("many", "--fresh", "always")
     assert done.code == 0, done
     assert game.story("many") == expected
-    assert len(game.evaluations()) == 2 * before
-    assert sum(record.get("restarts", 0) for record in game.place.judged("many")) > 12
+    assert len(game.evaluations()) == game.evaluations_of_ref
+    assert sum(record.get("restarts", 0) for record in game.place.judged("many")) > 6
 
 
 def test_kill_again_and_again(game: Game) -> None:
     """Killed, and killed while it resumes, until nothing is left to do."""
-    expected, duration_s = _reference(game)
+    expected, duration_s = game.story_of_ref, game.duration_s
     chance = random.Random(1)
     with game.place.untouched():
         game.killed("one", duration_s * 0.8)
@@ -294,9 +373,9 @@ def test_kill_again_and_again(game: Game) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt(game: Game, number: int) -> None:
-    expected, _ = _reference(game)
+    expected = game.story_of_ref
     with game.place.untouched():
-        for wanted in (5, 60, 130, 200):
+        for wanted in (5, 40, 70, 110):
             slug = f"stop-{wanted}"
             before = len(game.evaluations())
             process = game.place.start("run", "game.py", "-e", slug, *OPTIONS)
@@ -334,7 +413,7 @@ def test_interrupt_while_it_starts(game: Game, number: int) -> None:
 
 @pytest.mark.parametrize("step", [1, 2, 17])
 def test_crash_of_the_optimizer(game: Game, step: int) -> None:
-    expected, _ = _reference(game)
+    expected = game.story_of_ref
     with game.place.untouched():
         done = game.run("one", CRASH=f"step {step}")
 
@@ -350,78 +429,19 @@ def test_crash_of_the_optimizer(game: Game, step: int) -> None:
     game.place.check_sound()
 
 
-# --- at every write ------------------------------------------------------------------------------
-
-# The target counts what the store does, and kills the run before or after the n-th: the process
-# that waits for it too, since that would go on.
-TRAP = """
-
-def _trap():
-    import signal
-
-    import autopilot.git.commits as commits
-    import autopilot.git.notes as notes
-    import autopilot.git.refs as refs
-    import autopilot.git.workfiles as workfiles
-    import autopilot.tracking.git_store as git_store
-
-    deadly, done = int(os.environ["KILL_AT"]), 0
-
-    def kill():
-        os.kill(os.getppid(), signal.SIGKILL)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def watch(home, name):
-        action = getattr(home, name)
-
-        def run(*arguments, **named):
-            nonlocal done
-            done += 1
-            if done == deadly:
-                kill()
-            found = action(*arguments, **named)
-            done += 1
-            if done == deadly:
-                kill()
-            with open(os.environ["EVALUATIONS"] + ".writes", "w") as log:
-                log.write(str(done))
-            return found
-
-        setattr(home, name, run)
-
-    watch(commits, "commit")
-    watch(commits, "create_tag")
-    watch(notes.Notes, "write")
-    watch(refs, "create_ref")
-    watch(refs, "update_ref")
-    watch(workfiles.WorkFiles, "restore")
-    watch(git_store.GitStore, "note_progress")
-    watch(git_store.GitStore, "clear_progress")
-
-
-if "KILL_AT" in os.environ:
-    _trap()
-"""
-SHORT = (*OPTIONS, "--max-epochs", "3")
+# Each process dies at another kind of write, and the next one begins with what that left.
+WRITES = [
+    *[("create_ref", 1), ("note_progress", 9), ("create_tag", 1), ("commit", 2)],
+    *[("restore", 1), ("write", 2), ("update_ref", 3), ("clear_progress", 1)],
+]
 
 
 def test_kill_before_and_after_writes_of_each_kind(game: Game) -> None:
-    place = game.place
-    place.write("game.py", WALK + TRAP)
-    place.git("commit", "--quiet", "--message=trap", "game.py")
-    assert place.autopilot("run", "game.py", "-e", "ref", *SHORT, KILL_AT="0").code == 0
-    writes = int(Path(f"{game.log}.writes").read_text())
-    expected = game.story("ref")
-    assert writes > 60
-
-    # Every seventh moment: what follows one another differs, so that all kinds are met.
-    for moment in range(1, writes + 1, 7):
-        slug = f"at-{moment}"
-        done = place.autopilot("run", "game.py", "-e", slug, *SHORT, KILL_AT=str(moment))
-        assert done.code == -signal.SIGKILL, done
-        if game.exists(slug):
-            game.go_on(slug)
-        else:
-            assert place.run("run", "game.py", "-e", slug, *SHORT).code == 0
-        assert game.story(slug) == expected, slug
-    place.check_sound()
+    with game.place.untouched():
+        for kind, number in WRITES:
+            for when in ("before", "after"):
+                game.go_on("one", -signal.SIGKILL, KILL_AT=f"{kind} {when} {number}")
+        game.go_on("one")
+    assert game.story("one") == game.story_of_ref
+    game.check_complete("one")
+    game.place.check_sound()
