@@ -52,7 +52,7 @@ def happen(what):
     if what == "program":
         import subprocess
 
-        program = subprocess.Popen(["sleep", "60"])
+        program = subprocess.Popen(["sleep", "600"])
         with open(os.environ["EVALUATIONS"] + ".program", "w") as file:
             file.write(str(program.pid))
         program.wait()
@@ -84,7 +84,7 @@ def happen(what):
                 file.write(str(os.getpid()))
             if what == "glutton":
                 happen("memory")
-            time.sleep(60)
+            time.sleep(600)
         os._exit(0)
     pid = os.environ["EVALUATIONS"] + ".pid"
     while what == "leave" and not (os.path.exists(pid) and os.path.getsize(pid)):
