@@ -605,16 +605,10 @@ import sys
 import threading
 import time
 
-from autopilot.cli.main import main
+from autopilot.cli.main import AutoPilotCLI, main
 
 threading.Thread(target=time.sleep, args=(60,), name="ticker", daemon=True).start()
-asked = [*sys.argv]
-sys.argv += ["--item-timeout", "5"]
-try:
-    main()
-except SystemExit as refused:
-    print("refused with", refused.code)
-sys.argv = asked
+print("refused with", AutoPilotCLI().run([*sys.argv[1:], "--item-timeout", "5"]))
 main()
 """
 
