@@ -153,8 +153,8 @@ def test_an_interrupted_try_in_place_keeps_the_edit(rules: Place) -> None:
     rules.write("README.md", "mine\n")
     process = held(rules, "-m", "to 3")
     process.send_signal(signal.SIGINT)
-    (rules.top.parent / "wait").unlink()
     ended = rules.finish(process)
+    (rules.top.parent / "wait").unlink()
     assert ended.code == 130
     assert "not measured: interrupted in epoch 1" in ended.out
     assert rules.read("rules/x.txt") == "3\n"
