@@ -261,7 +261,7 @@ def _victims(folder: Path, stack: contextlib.ExitStack) -> list[Victim]:
 
     from tests.cli.conftest import Place, prepare_commands
     from tests.cli.test_fresh import TARGET
-    from tests.command.conftest import Bench
+    from tests.command.conftest import AGENT, BENCH, Bench
 
     cache = prepare_commands(pytest.MonkeyPatch(), folder / "home")
     server = stack.enter_context(MessagesServer(script))
@@ -291,10 +291,11 @@ def _victims(folder: Path, stack: contextlib.ExitStack) -> list[Victim]:
     source |= {"parts/__init__.py": "", "text.txt": "none\n", "target.py": TARGET}
     source["parts/deep/__init__.py"] = "from parts.deep.number import value\n"
     fresh = ("run", "target.py:System", "--max-epochs", "3", "--accumulate", "2")
+    script_files = {"bench.sh": BENCH, "agent.sh": AGENT, "speed.txt": "10\n"}
     models = place("models")
     commit_target(models.top)
     return [
-        Victim("agent", Bench(place("agent")).place, Bench.options(4)),
+        Victim("agent", place("agent", **script_files), Bench.options(4)),
         Victim("models", models, ("run", "answerer.py", "--max-epochs", "3")),
         Victim("tune", numbers, ("run", *measured, "cost", *spaces, "--max-epochs", "6")),
         Victim("fresh", place("fresh", **source), fresh),
