@@ -237,7 +237,7 @@ def _warm_commands() -> None:
         names = command.list_commands(None) if isinstance(command, typer.core.TyperGroup) else []
         made += [command.get_command(None, name) for name in names]
         for parameter in command.params:
-            parameter.get_runtime_param()
+            getattr(parameter, "get_runtime_param", int)()  # an older typer's has none
     own = AutoPilotCLI.app
     AutoPilotCLI.app = lambda cli: app if type(cli) is AutoPilotCLI else own(cli)
     typer.main.get_command = lambda asked: group if asked is app else make(asked)
