@@ -34,11 +34,30 @@ def read_ref(repo: Repository, name: str) -> str | None:
 
 
 def create_ref(repo: Repository, name: str, oid: str, log: str) -> None:
-    """Creates a ref that does not exist; `log` is what the reflog says. Raises as `created`."""
+    """Creates a ref that does not exist; `log` is what the reflog says.
+
+    Raises:
+        RefMovedError: it exists.
+        SlugError: another ref's name is in the way: `a` and `a/b` cannot both exist.
+        RepositoryError: it cannot be written for another reason.
+    """
     target, line = pygit2.Oid(hex=oid), log_line(log)
-    # libgit2 looks before it takes its own lock: of two, the second would replace the first's.
-    with created(repo, name), one_at_a_time(repo.common_dir / "refs"):
-        when_unlocked(lambda: repo.pygit.create_reference_direct(name, target, False, message=line))
+    try:
+        # libgit2 looks before it takes its own lock, and from a linked worktree at the wrong place:
+        # of two, the second would replace the first's.
+        with one_at_a_time(repo.common_dir / "refs"):
+            if read_ref(repo, name) is not None:
+                raise ValueError("it exists")
+            create = repo.pygit.create_reference_direct
+            when_unlocked(lambda: create(name, target, False, message=line))
+    except (pygit2.GitError, KeyError, ValueError, OSError) as error:
+        current = read_ref(repo, name)
+        if current is not None:
+            raise RefMovedError(
+                f"{name} exists already, at {current[:7]}", hint="choose another name"
+            ) from error
+        check_free(repo, name)
+        raise _not_written(name, error) from error
 
 
 def update_ref(repo: Repository, name: str, new: str, expected: str, log: str) -> None:
@@ -122,27 +141,6 @@ def check_free(repo: Repository, name: str, listed: Iterable[str] | None = None)
         " cannot hold a name and names below it",
         hint=f"choose another name, or rename the other: {rename}",
     )
-
-
-@contextmanager
-def created(repo: Repository, name: str) -> Iterator[None]:
-    """Says why a ref could not be created in the body.
-
-    Raises:
-        RefMovedError: it exists.
-        SlugError: another ref's name is in the way: `a` and `a/b` cannot both exist.
-        RepositoryError: it cannot be written for another reason.
-    """
-    try:
-        yield
-    except (pygit2.GitError, KeyError, ValueError, OSError) as error:
-        current = read_ref(repo, name)
-        if current is not None:
-            raise RefMovedError(
-                f"{name} exists already, at {current[:7]}", hint="choose another name"
-            ) from error
-        check_free(repo, name)
-        raise _not_written(name, error) from error
 
 
 @contextmanager

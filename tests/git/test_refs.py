@@ -17,8 +17,18 @@ from autopilot.git import locks, objects, refs
 from autopilot.git.commands import run_git
 from autopilot.git.commits import commit
 from autopilot.git.repository import Repository
+from autopilot.git.worktrees import add_worktree, worktree_path
 
 BRANCH = "refs/heads/lab/x"
+
+
+@pytest.fixture(params=["main", "linked"])
+def repository(request: pytest.FixtureRequest, repository: Repository) -> Repository:
+    """A repository, as its main worktree and as a linked one see it."""
+    if request.param == "main":
+        return repository
+    path = worktree_path(repository, "linked")
+    return add_worktree(repository, path, repository.head_commit())
 
 
 @pytest.fixture
