@@ -129,12 +129,12 @@ def check_no_process(session: int) -> None:
 
 def _processes() -> Iterator[tuple[int, int, str]]:
     """Number, session and state of all processes."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
+    for path in Path("/proc").glob("[0-9]*"):  # with "/stat", one that ends meanwhile is an error
         try:
-            fields = path.read_text().rpartition(")")[2].split()
+            fields = (path / "stat").read_text().rpartition(")")[2].split()
         except OSError:
             continue
-        yield int(path.parent.name), int(fields[3]), fields[0]
+        yield int(path.name), int(fields[3]), fields[0]
 
 
 def without_notes(place: Place, slug: str) -> list[str]:
@@ -259,7 +259,7 @@ def _victims(folder: Path, stack: contextlib.ExitStack) -> list[Victim]:
     from runs import commit_target, script
     from server import KEY, MessagesServer
 
-    from tests.cli.conftest import Place, prepare_commands
+    from tests.cli.conftest import COUNTER, Place, prepare_commands
     from tests.cli.test_fresh import TARGET
     from tests.command.conftest import AGENT, BENCH, Bench
 
@@ -292,6 +292,9 @@ def _victims(folder: Path, stack: contextlib.ExitStack) -> list[Victim]:
     source["parts/deep/__init__.py"] = "from parts.deep.number import value\n"
     fresh = ("run", "target.py:System", "--max-epochs", "3", "--accumulate", "2")
     script_files = {"bench.sh": BENCH, "agent.sh": AGENT, "speed.txt": "10\n"}
+    candidates = COUNTER.replace("int(x.read_text()) + 1", "int(x.read_text()) + self.proposal[0]")
+    counter = place("search", **{"counter.py": candidates, "x.txt": "1\n"})
+    search = ("run", "counter.py", "--proposals", "4", "--parents", "2", "--max-epochs", "3")
     models = place("models")
     commit_target(models.top)
     return [
@@ -299,6 +302,7 @@ def _victims(folder: Path, stack: contextlib.ExitStack) -> list[Victim]:
         Victim("models", models, ("run", "answerer.py", "--max-epochs", "3")),
         Victim("tune", numbers, ("run", *measured, "cost", *spaces, "--max-epochs", "6")),
         Victim("fresh", place("fresh", **source), fresh),
+        Victim("search", counter, search),
     ]
 
 

@@ -281,16 +281,21 @@ class Place:
 
     def line(self, slug: str) -> list[str]:
         """The experiment's commits, the start commit first."""
-        return self.git("log", "--reverse", "--format=%H", f"main..autopilot/{slug}").split()
+        return self._log("%H", slug)
 
     def trees(self, slug: str) -> list[str]:
         """The trees of the experiment's commits, the start commit's first."""
-        return self.git("log", "--reverse", "--format=%T", f"main..autopilot/{slug}").split()
+        return self._log("%T", slug)
+
+    def _log(self, form: str, slug: str) -> list[str]:
+        # By topology: candidates of an epoch are made at once.
+        order = ("--topo-order", "--reverse", f"--format={form}")
+        return self.git("log", *order, f"main..autopilot/{slug}").split()
 
     def judged(self, slug: str) -> list[dict[str, Any]]:
         """The val records, by epoch."""
         found = [r for r in self.notes(slug, "metrics") if r["split"] == "val"]
-        return sorted(found, key=lambda record: record["epoch"])
+        return sorted(found, key=lambda record: (record["epoch"], record["id"]))
 
     def verdicts(self, slug: str) -> list[str]:
         """The verdict on each epoch."""

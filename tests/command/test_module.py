@@ -77,9 +77,9 @@ def test_each_bad_command_has_its_own_line_and_the_run_goes_on(bench: Bench) -> 
 
 def _running(line: str) -> list[str]:
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for path in Path("/proc").glob("[0-9]*"):
         try:
-            found += [path.parent.name] if path.read_text().startswith(line) else []
+            found += [path.name] if (path / "cmdline").read_text().startswith(line) else []
         except OSError:
             continue
     return found
