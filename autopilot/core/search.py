@@ -301,7 +301,8 @@ class _Origins:
     def is_better(self, attempt: Draft) -> bool:
         """Whether a candidate is better than the state that it started from."""
         assert attempt.side is not None, "it is a candidate"
-        return self.of(attempt).value > self.pool.states[attempt.side.origin].value
+        value = self._score(attempt.metrics["val"].get(self._name))
+        return value > self.pool.states[attempt.side.origin].value
 
     def of(self, attempt: Draft) -> State:
         """The state of a candidate that may stay."""
