@@ -87,11 +87,10 @@ class SearchLoop(EpochLoop):
                 share(fit, [each for each in sides if each != side])
                 self._attempt(fit, attempt, tried)
             tried.append(attempt)
-        leader = self._judge(fit, tried)
+        leader, decision = self._judge(fit, tried)
         fit.experiment.now, fit.metrics = leader, leader.metrics
-        assert leader.decision is not None, "it was judged"
         fit.tried = tried
-        self.conclude(fit, leader.decision, leader.known)
+        self.conclude(fit, decision, leader.known)
         for attempt in tried:
             if attempt.stays:
                 self._pool(fit).pool.add(self._pool(fit).of(attempt))
@@ -124,8 +123,8 @@ class SearchLoop(EpochLoop):
             fit.experiment.on_validation_complete({"val": val.items}, val.results)
             attempt.errors = (train if fit.val is None else val).errors()
 
-    def _judge(self, fit: Fit, tried: Sequence[Draft]) -> Draft:
-        """Gives each candidate its verdict; returns the best one."""
+    def _judge(self, fit: Fit, tried: Sequence[Draft]) -> tuple[Draft, Decision]:
+        """Gives each candidate its verdict; returns the best one, and the epoch's verdict."""
 
         def rank(attempt: Draft) -> tuple[bool, float, int]:
             value = attempt.metrics.get("val", {}).get(fit.monitor, math.nan)
@@ -153,8 +152,12 @@ class SearchLoop(EpochLoop):
             else:
                 attempt.decision = decide(fit.policy, _view(fit, attempt), attempt.errors)
                 leader = attempt if attempt.decision.kept else None
+        best = leader or ranked[0]
+        assert best.decision is not None, "it was judged"
+        # Where none is better than the best state, the best of them may stay beside it.
+        decision = best.decision
         self._keep_others(fit, [each for each in ranked if each is not leader], leader)
-        return leader or ranked[0]
+        return best, decision
 
     def _keep_others(self, fit: Fit, others: Sequence[Draft], leader: Draft | None) -> None:
         """Lets candidates stay that no other state dominates, if no gate forbids it."""

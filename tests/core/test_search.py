@@ -94,6 +94,33 @@ def test_candidates_that_no_other_dominates_stay_and_are_started_from():
     assert [*again._states.pool.states][: len(known)] == known
 
 
+class Swap(Trade):
+    """Its candidates are good at other items than the state that they start from, and worse."""
+
+    def __init__(self):
+        super().__init__()
+        self.level.data = "ab"
+
+    def configure_optimizers(self):
+        return Put(self.parameters())
+
+
+class Put(Optimizer):
+    def step(self):
+        self.parameters[0].data = "cd"[self.proposal[0] - 1]
+        return Step("put another letter", "put")
+
+
+def test_a_state_that_stays_beside_the_best_one_does_not_become_the_best():
+    module, experiment = Swap(), Experiment(InMemoryStore())
+    loop = SearchLoop(2, 1, selection("frontier"), keep=None)
+    Trainer(experiment=experiment, loop=loop).fit(module, max_epochs=1)
+    record = experiment.record_of(1)
+    assert (record.verdict, record.stay, record.best_epoch) == ("rejected", (1, 2), 0)
+    assert record.reasons == ("val accuracy 0.500 -> 0.250 is no improvement",)
+    assert (record.best, module.level.data) == (0.5, "ab")
+
+
 def test_the_best_of_several_candidates_is_kept():
     module, experiment = Level(), Experiment(InMemoryStore())
     trainer = Trainer(experiment=experiment, loop=SearchLoop(3))
