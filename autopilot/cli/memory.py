@@ -14,7 +14,7 @@ from autopilot.core.records.record import EpochOutcome
 from autopilot.errors import ExperimentError, UsageError
 from autopilot.report.comparison import by_strategy
 from autopilot.text import jsonable
-from autopilot.tracking.holding import memory_of, memory_of_all, memory_to_change
+from autopilot.tracking.memory import memory_of, memory_of_all, memory_to_change
 
 Strategy = Annotated[str, Word("STRATEGY", "Its name, as the log shows it.")]
 

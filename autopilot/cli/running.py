@@ -37,7 +37,7 @@ from autopilot.errors import ExperimentError
 from autopilot.git.commands import looking
 from autopilot.sandbox.workspace import remove_leftover
 from autopilot.text import counted, jsonable, redact, shorten
-from autopilot.tracking.holding import unblocked_by
+from autopilot.tracking.memory import unblocked_by
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import output_lines, tell
 

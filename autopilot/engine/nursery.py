@@ -49,9 +49,9 @@ from autopilot.sandbox.confinement import guard_of
 from autopilot.sandbox.processes import die_with_parent
 from autopilot.sandbox.workspace import candidates_of, open_workspace
 from autopilot.tracking.git_store import GitStore
-from autopilot.tracking.holding import GitMemory
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.lines import prepare
+from autopilot.tracking.memory import GitMemory
 from autopilot.tracking.notebook import Notebook
 
 _LOOK_S = 0.02

@@ -49,8 +49,9 @@ from autopilot.sandbox.environment import differing, told_apart
 from autopilot.sandbox.workspace import candidates_of, open_workspace, undone_on_failure
 from autopilot.tracking.checkout import drop_bytecode
 from autopilot.tracking.git_store import GitStore
-from autopilot.tracking.holding import GitMemory, unnoted
+from autopilot.tracking.holding import unnoted
 from autopilot.tracking.layout import Layout, hold
+from autopilot.tracking.memory import GitMemory
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import WrittenPath, check_keep, keep_outputs
 from autopilot.tracking.parameters import check_checked_out

@@ -27,8 +27,8 @@ from autopilot.proof.verification import paired_items
 from autopilot.tracking.attribution import lineage
 from autopilot.tracking.epochs import Epoch
 from autopilot.tracking.git_store import GitStore
-from autopilot.tracking.holding import GitMemory
 from autopilot.tracking.layout import Layout
+from autopilot.tracking.memory import GitMemory
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.parameters import EVERYTHING
 

@@ -61,10 +61,10 @@ from autopilot.sandbox.processes import answer_with, further_request
 from autopilot.sandbox.surroundings import Surroundings
 from autopilot.tracking.attribution import every_step
 from autopilot.tracking.git_store import GitStore
-from autopilot.tracking.holding import GitMemory, block_after_by_epoch
 from autopilot.tracking.journal import Journal, ProgressFile
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.lines import decode, encode
+from autopilot.tracking.memory import GitMemory, block_after_by_epoch
 from autopilot.tracking.notebook import Notebook
 
 R = TypeVar("R", bound=Record)
@@ -276,7 +276,7 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
     with importing_state(child, workspace, manifest, tip or base):
         bench = Bench(workspace, manifest, base, offline)
     reporter = _RerunReporter(say, notebook, rules)
-    learnt = {lesson.epoch: lesson for lesson in reporter.lessons if not lesson.by_hand}
+    learnt = {lesson.id: lesson for lesson in reporter.lessons if not lesson.by_hand}
     experiment = Experiment(store, GitMemory(store, rules[0], learnt), manifest)
     experiment.guard, experiment.died = _StepGuard(bench), child.deaths
     experiment.only_recorded = True

@@ -24,8 +24,8 @@ from autopilot.git.repository import Repository
 from autopilot.report.comparison import Tuned, by_strategy, event_detail, settings, trend_window
 from autopilot.report.contents import Changes, DiffPool, Results, clipped, packed
 from autopilot.tracking.epochs import Epoch
-from autopilot.tracking.holding import block_after_by_epoch, memory_of
 from autopilot.tracking.layout import experiments
+from autopilot.tracking.memory import block_after_by_epoch, memory_of
 from autopilot.tracking.notebook import Notebook
 
 SPLITS = ("val", "train", "test")

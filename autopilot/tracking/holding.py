@@ -1,4 +1,4 @@
-"""An experiment between its runs: held, decided on, forked, merged; its memory read and added to.
+"""An experiment between its runs: held, decided on, forked, merged.
 
 A fork is a whole experiment: a start commit with a manifest, and no epoch yet. Its history leads
 back into the experiment that it comes from, so git knows where it left it.
@@ -7,24 +7,18 @@ back into the experiment that it comes from, so git knows where it left it.
 from __future__ import annotations
 
 import contextlib
-import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from operator import itemgetter
 
-from autopilot.core.memory import Memory
-from autopilot.core.records.learnt import BLOCK_AFTER
 from autopilot.core.records.message import plain_message, start_message
-from autopilot.core.records.record import Event, Lesson, Manifest, MetricsRecord, StepRecord
-from autopilot.core.rules import ALL_BLOCKED
-from autopilot.core.store import Store
-from autopilot.errors import AutopilotError, ExperimentError, LockHeldError
+from autopilot.core.records.record import Event, Manifest, MetricsRecord, StepRecord
+from autopilot.errors import ExperimentError, LockHeldError
 from autopilot.git import commits, objects, refs
 from autopilot.git.locks import named, one_at_a_time
 from autopilot.git.repository import Repository
 from autopilot.tracking.journal import Journal, ProgressFile
-from autopilot.tracking.layout import Layout, experiments, held
+from autopilot.tracking.layout import Layout, held
 from autopilot.tracking.notebook import Notebook
 
 
@@ -244,117 +238,3 @@ def _begin(repo: Repository, manifest: Manifest, detail: str) -> Notebook:
         Journal(repo, layout).write(start, [manifest, created])
         refs.create_ref(repo, layout.branch, start, f"autopilot: {detail}")
     return Notebook(repo, manifest.slug)
-
-
-# --- memory ------------------------------------------------------------------------------------
-
-
-class GitMemory(Memory):
-    """Memory that lasts: each lesson is a note on the commit of its epoch.
-
-    Args:
-        store: Where lessons are kept; they go on its newest revision.
-        known: Of a run that is repeated: epoch to its recorded lesson, which counts instead of a
-            new one, so that an agent is asked the same where a metric is noisy.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        block_after: int = BLOCK_AFTER,
-        known: Mapping[int, Lesson] | None = None,
-    ) -> None:
-        super().__init__(block_after, store=store)
-        self._known = known or {}
-
-    def learn(self, lesson: Lesson) -> None:
-        super().learn(lesson if lesson.by_hand else self._known.get(lesson.epoch, lesson))
-
-
-def memory_of(notebook: Notebook, block_after: int | None = None) -> Memory:
-    """The memory of a run that goes on with the experiment.
-
-    To read only: lessons that it learns last as long as the object.
-    """
-    memory = Memory(_last_rule(notebook) if block_after is None else block_after)
-    memory.load(_lessons(notebook))
-    return memory
-
-
-def block_after_by_epoch(notebook: Notebook) -> dict[int, int]:
-    """The `block_after` of a run, and those of resumed ones by the epoch that they began after."""
-    rules = {0: notebook.manifest.options.get("block_after", BLOCK_AFTER)}
-    for event in notebook.events:
-        if "block_after" in event.options:
-            rules[event.epoch] = event.options["block_after"]
-    return rules
-
-
-def _last_rule(notebook: Notebook) -> int:
-    rules = block_after_by_epoch(notebook)
-    return rules[max(rules)]
-
-
-def memory_of_all(repo: Repository, project: str | None = None) -> tuple[Memory, dict[str, str]]:
-    """The lessons of all experiments, the latest experiment's last; each names its experiment.
-
-    To be asked by `recall`: blocked strategies and trends belong to one experiment. Also returns,
-    by slug, why the lessons of some experiments are missing.
-    """
-    found: list[tuple[int, str, list[Lesson]]] = []
-    unreadable: dict[str, str] = {}
-    for slug in experiments(repo, project):
-        try:
-            notebook = Notebook(repo, slug)
-            found.append((notebook.time_s, slug, _lessons(notebook)))
-        except AutopilotError as error:
-            unreadable[slug] = error.message
-    memory = Memory()
-    memory.load(lesson for *_, lessons in sorted(found, key=itemgetter(0, 1)) for lesson in lessons)
-    return memory, unreadable
-
-
-@contextmanager
-def memory_to_change(repo: Repository, slug: str) -> Iterator[Memory]:
-    """The memory of an experiment that is not running; its new lessons become notes on the tip.
-
-    A run that goes on with the experiment knows them. Raises as `stopped`.
-    """
-    with stopped(repo, slug) as notebook:
-        memory = _NotedMemory(notebook)
-        memory.load(_lessons(notebook))
-        yield memory
-
-
-class _NotedMemory(Memory):
-    def __init__(self, notebook: Notebook) -> None:
-        super().__init__(_last_rule(notebook))
-        self._notebook = notebook
-
-    def keep(self, lesson: Lesson) -> None:
-        lesson = replace(lesson, experiment=self._notebook.slug)
-        self._notebook.journal.write(self._notebook.tip, [lesson])
-
-
-def _lessons(notebook: Notebook) -> list[Lesson]:
-    """In the order in which they were learnt, without that of an epoch that has no verdict yet."""
-    last = notebook.last.epoch if notebook.last else 0
-    found = [x for x in notebook.index.lessons if x.by_hand or x.epoch <= last]
-    return [x if x.experiment else replace(x, experiment=notebook.slug) for x in found]
-
-
-def unblocked_by(notebook: Notebook, block_after: int | None = None) -> str:
-    """The command that unblocks an experiment; "" if a strategy of it is not blocked."""
-    status = notebook.status
-    if status.state not in ("finished", "stopped") or status.detail != ALL_BLOCKED:
-        return ""
-    strategies = set(notebook.manifest.strategies)
-    blocked = memory_of(notebook, block_after).blocked()
-    if not blocked or not strategies <= blocked.keys():
-        return ""
-    name = next((name for name in blocked if name in strategies), next(iter(blocked)))
-    how = f"autopilot memory unblock {shlex.quote(name)} -e {notebook.slug} ({blocked[name]})"
-    by_hand = memory_of(notebook, block_after=0).blocked()
-    if not blocked.keys() <= by_hand.keys():
-        how += f"; for all that failed: autopilot resume {notebook.slug} --block-after 0"
-    return how

@@ -21,8 +21,8 @@ from autopilot.engine.options import NO_OPTIONS, options_of
 from autopilot.engine.trying import HOW, OF_STATE, Trial, TryPlace, kept_facts
 from autopilot.text import redact, some
 from autopilot.tracking.diagnosis import moved_values, turned
-from autopilot.tracking.holding import memory_of
 from autopilot.tracking.journal import ProgressFile
+from autopilot.tracking.memory import memory_of
 from autopilot.tracking.notebook import Notebook
 
 NAMES = 8
