@@ -80,7 +80,7 @@ class AgentOptimizer(Optimizer):
     ('be kind', 'hello, please')
     """
 
-    confined = steerable = True
+    confined = steerable = ranks = True
 
     def __init__(
         self,
@@ -152,7 +152,9 @@ class AgentOptimizer(Optimizer):
             context=self.context,
             blocked=self.blocked,
         )
-        return replace(facts, constraints=self._constrained.rules(), proposal=self.proposal)
+        chosen = next(iter(self.preferred[self.proposal[0] - 1 :]), None)
+        rules = self._constrained.rules()
+        return replace(facts, constraints=rules, proposal=self.proposal, strategy=chosen)
 
     def parse_reply(self, result: AgentResult) -> EditReply:
         """The agent's description of its edit; fields that it lacks are empty.

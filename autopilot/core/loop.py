@@ -20,6 +20,7 @@ from autopilot.core.measured import Measured, SplitMetrics, measure, recorded_ba
 from autopilot.core.policy import Decision, decide
 from autopilot.core.progress import Position
 from autopilot.core.records.history import KnownState
+from autopilot.core.selection import Selection, chance_of
 from autopilot.core.types import Cost
 
 
@@ -38,7 +39,14 @@ class Loop(ABC):
 
 
 class EpochLoop(Loop):
-    """Train, step, validate, decide: once an epoch."""
+    """Train, step, validate, decide: once an epoch.
+
+    Attributes:
+        strategies: Chooses among the optimizer's strategies by how they did; None: it takes them in
+            turn.
+    """
+
+    strategies: Selection | None = None
 
     def run(self, fit: Fit) -> str:
         if fit.experiment.last_epoch < 0:
@@ -124,6 +132,10 @@ class EpochLoop(Loop):
                 return  # the next step takes the feedback along; of the last one, there is none
             optimizer.blocked = set(memory.blocked())
             optimizer.context = memory.context(strategies=optimizer.strategies())
+            if self.strategies is not None and (arms := memory.arms(optimizer.strategies())).states:
+                # The same for all candidates of an epoch: the second one takes the second.
+                chance = chance_of(fit.seed, "strategies", fit.epoch, number)
+                optimizer.preferred = self.strategies.choose(arms, len(arms.states), chance)
             fit.call("on_before_optimizer_step", optimizer)
             record = fit.take_step(number)
         fit.meter.add(record.cost)

@@ -25,6 +25,7 @@ from autopilot.core.records.learnt import (
     Learnt,
 )
 from autopilot.core.records.record import EpochOutcome, Lesson, MetricsRecord
+from autopilot.core.selection import Pool, State
 from autopilot.core.store import Store
 from autopilot.core.types import Datum
 from autopilot.errors import UsageError
@@ -324,6 +325,26 @@ class Memory:
             trend=self.trends(),
             top_failures=tuple(often[:limit]),
             untried=tuple(s for s in strategies if s not in tried and s not in blocked),
+        )
+
+    def arms(self, strategies: Iterable[str] = ()) -> Pool:
+        """The strategies to choose among, each with how often it was tried and kept.
+
+        Their value is the share of gains, drawn towards a half where there were few tries. Blocked
+        ones are left out.
+
+        Args:
+            strategies: Those of the optimizer. Where it states none, those that were tried count,
+                and "" is one that was not: it counts as tried with each first use.
+        """
+        tries, gains, blocked = self._learnt.tried, self._learnt.gains, self._learnt.blocked
+        counts = {name: (tries[name], gains[name]) for name in strategies or tries}
+        if not strategies:
+            counts[""] = len(tries), sum(gains[name] > 0 for name in tries)
+        return Pool(
+            State(name, (gained + 1) / (tried + 2), age=-number, tries=tried, gains=gained)
+            for number, (name, (tried, gained)) in enumerate(counts.items())
+            if name not in blocked
         )
 
     def by_hand(self) -> Sequence[Lesson]:

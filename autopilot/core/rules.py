@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 from autopilot.core.gradient import Gradient
@@ -48,7 +49,8 @@ class Rule(ABC):
 class RuleOptimizer(Optimizer):
     """Applies one rule a step: the next in order that applies, is not blocked and does something.
 
-    Of several candidates in an epoch, the second one takes the rule after that, and so on.
+    With `--strategies bandit` the order is by how the rules did so far. Of several candidates in an
+    epoch, the second one takes the rule after that, and so on.
 
     Args:
         parameters: List of Parameter.
@@ -72,6 +74,8 @@ class RuleOptimizer(Optimizer):
     True
     """
 
+    ranks = True
+
     def __init__(self, parameters: Iterable[Parameter], rules: Sequence[Rule]) -> None:
         super().__init__(parameters)
         self.rules = list(rules)
@@ -87,12 +91,16 @@ class RuleOptimizer(Optimizer):
     def step(self) -> Step | None:
         others = self.proposal[0] - 1  # those before it take the rules before
         before = [(p, p.snapshot()) for p in self.parameters] if others else []
-        for offset in range(len(self.rules) * self.proposal[0]):
-            rule = self.rules[(self._next + offset) % len(self.rules)]
+        ranks = {strategy.name: rank for rank, strategy in enumerate(self.preferred)}
+        ordered = self.rules[self._next :] + self.rules[: self._next]
+        if ranks:
+            ordered = sorted(self.rules, key=lambda rule: ranks.get(rule.name, len(ranks)))
+        for offset in range(len(ordered) * self.proposal[0]):
+            rule = ordered[offset % len(ordered)]
             if rule.name in self.blocked or not (done := self._apply(rule)):
                 continue
             if not others:
-                self._next = (self._next + offset + 1) % len(self.rules)
+                self._next = (self.rules.index(rule) + 1) % len(self.rules)
                 return Step("; ".join(done), rule.name)
             others -= 1
             for parameter, snapshot in before:
@@ -153,6 +161,7 @@ class ChainOptimizer(Optimizer):
         self.optimizers = list(optimizers)
         self.confined = any(optimizer.confined for optimizer in optimizers)
         self.steerable = any(optimizer.steerable for optimizer in optimizers)
+        self.ranks = any(optimizer.ranks for optimizer in optimizers)
         self.needs_gradient = all(optimizer.needs_gradient for optimizer in optimizers)
 
     def step(self) -> Step | None:
@@ -160,7 +169,9 @@ class ChainOptimizer(Optimizer):
         for optimizer in self.optimizers:
             # Also the strategies that were blocked by hand here, which the loop does not assign.
             optimizer.blocked, optimizer.context = self.blocked, self.context
-            optimizer.proposal = self.proposal
+            optimizer.proposal, names = self.proposal, optimizer.strategies()
+            is_own = (s.name in names or not self.strategies() for s in self.preferred)
+            optimizer.preferred = [*compress(self.preferred, is_own)]
             own = optimizer.parameters
             # An agent may write into any file, and in a replay it brings the edits of all.
             others = [p for p in self.parameters if p not in own] if optimizer.confined else []

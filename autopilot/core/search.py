@@ -8,12 +8,10 @@ one is kept if it passes the policy; the others may stay as states that later ca
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from random import Random
 from typing import Any
 
 from autopilot.core.comparison import EpochView, Monitored, keyed, mean_items
@@ -27,7 +25,14 @@ from autopilot.core.policy import Decision, decide
 from autopilot.core.records.history import KnownState
 from autopilot.core.records.message import epoch_tag
 from autopilot.core.records.record import MetricsRecord
-from autopilot.core.selection import BestSelection, Frontier, Pool, Selection, State
+from autopilot.core.selection import (
+    BestSelection,
+    Frontier,
+    Pool,
+    Selection,
+    State,
+    chance_of,
+)
 from autopilot.core.store import Side
 from autopilot.core.types import Cost, Datum
 from autopilot.core.writing import recorded_passes
@@ -180,8 +185,7 @@ class SearchLoop(EpochLoop):
 
     def _sides(self, fit: Fit, epoch: int) -> list[Side]:
         """Where the candidates of an epoch start."""
-        digest = hashlib.sha256(f"{fit.seed}/select/{epoch}".encode()).digest()
-        chance = Random(int.from_bytes(digest[:4], "big"))
+        chance = chance_of(fit.seed, "select", epoch)
         parents = self.selection.choose(self._pool(fit).pool, self.parents, chance)
         of = (parents[number % len(parents)] for number in range(self.proposals))
         return [

@@ -8,6 +8,7 @@ run and a replay choose as the run did. To add one, subclass `Selection` and nam
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import math
 from abc import ABC, abstractmethod
@@ -271,8 +272,11 @@ SELECTIONS: dict[str, type[Selection]] = {
 }
 
 
-def selection(named: str) -> Selection:
+def selection(named: str, option: str = "--select") -> Selection:
     """The selection of a name: "frontier", "beam:8", or "package.module:Class" for one's own.
+
+    Args:
+        option: The option that it is the value of.
 
     Raises:
         UsageError: there is none of that name, or its number is none.
@@ -289,16 +293,22 @@ def selection(named: str) -> Selection:
             if isinstance(made, Selection):
                 return made
     except (ValueError, ImportError, AttributeError, TypeError) as error:
-        raise UsageError(f"--select {named}: {error}", hint=_HINT) from error
-    raise UsageError(f"{named!r} is no selection", hint=_HINT)
+        raise UsageError(f"{option} {named}: {error}", hint=_HINT) from error
+    raise UsageError(f"{option}: {named!r} is no selection", hint=_HINT)
 
 
 _HINT = "one of: best, frontier, beam:K, tournament, bandit; or module:Class of your own"
 
 
+def chance_of(*what: object) -> Random:
+    """The chance of a choice: the same for the same seed, purpose and epoch."""
+    digest = hashlib.sha256("/".join(map(str, what)).encode()).digest()
+    return Random(int.from_bytes(digest[:4], "big"))
+
+
 def _at_least_one(number: int, name: str) -> int:
     if number < 1:
-        raise UsageError(f"--select {name}:{number} chooses among no states", hint="1 or more")
+        raise ValueError(f"{name} of {number} has none to choose from")
     return number
 
 

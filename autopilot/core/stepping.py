@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from autopilot.core.parameter import Parameter
 from autopilot.core.records.record import MetricsRecord
+from autopilot.core.selection import State
 from autopilot.core.signatures import as_call, check_function
 from autopilot.core.types import Cost
 from autopilot.errors import InputsChangedError, UsageError
@@ -36,12 +37,20 @@ StepHook = Callable[[Any, Step | None], Any]
 
 
 class Stepping:
-    """The base of every optimizer: its parameters, blocked strategies, and hooks after a step."""
+    """The base of every optimizer: its parameters, blocked strategies, and hooks after a step.
+
+    Attributes:
+        ranks: Whether `step` goes by `preferred`. Set by the class.
+        preferred: The strategies by how they did, the best choice first, where the run chooses them
+            so (`--strategies`): of several candidates, the second one takes the second. The name ""
+            is one that was not tried yet. Empty: `step` takes them in turn.
+    """
 
     confined = False
     needs_gradient = True
-    steerable = False
+    steerable = ranks = False
     proposal = (1, 1)
+    preferred: Sequence[State] = ()
 
     def __init__(self, parameters: Iterable[Parameter]) -> None:
         self.parameters = list(parameters)

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from autopilot.core.callback import Callback
 from autopilot.core.interpreter import Fresh
 from autopilot.core.loop import EpochLoop
+from autopilot.core.optimizer import Optimizer
 from autopilot.core.records.record import Event, Manifest
 from autopilot.core.search import SearchLoop
 from autopilot.core.selection import selection
@@ -150,6 +151,12 @@ class Options:
         fixed=True,
         metavar="NAME",
     )
+    strategies: str | None = option(
+        "How an optimizer chooses its next strategy: in turn (unless given), or by how each did so "
+        "far: bandit, best, tournament, or module:Class.",
+        fixed=True,
+        metavar="turn|NAME",
+    )
     keep_states: str | None = option(
         "Candidates that stay beside the best one as states to start from: none (unless given, "
         "for best), all that no other state dominates, or the best N of these.",
@@ -236,6 +243,24 @@ class Options:
         Raises:
             UsageError: the options of a search do not go together.
         """
+        loop = self._search()
+        if self.strategies not in (None, "turn"):
+            loop.strategies = selection(self.strategies, "--strategies")
+        return loop
+
+    def check(self, optimizer: Optimizer) -> None:
+        """Refuses an optimizer that the options do not go with.
+
+        Raises:
+            UsageError: it does not choose among strategies.
+        """
+        if self.strategies not in (None, "turn") and not optimizer.ranks:
+            raise UsageError(
+                f"--strategies {self.strategies}: {type(optimizer).__name__} goes by no ranking",
+                hint="leave it out; rules and agents do, and an optimizer with ranks = True",
+            )
+
+    def _search(self) -> EpochLoop:
         given = self.proposals, self.parents, self.select, self.keep_states
         if given == (None,) * 4:
             return EpochLoop()

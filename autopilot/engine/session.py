@@ -220,6 +220,7 @@ class Session:
             self.notes += leakage_notes(loaders) if is_new else []
             self.notes += jobs_notes(self.limits.jobs, loaders)
             self.setup = check_setup(self.module, loaders, monitor=options.monitor)
+            options.check(self.setup.optimizer)
             own = callbacks_of(self.module)
         self.notes += [] if manifest.by_hand else split_notes(loaders)
         self.split_sizes = _items(loaders["train"]), _items(loaders["val"])

@@ -135,10 +135,12 @@ def test_a_search_in_git_is_read_shared_and_reviewed(place: Place, tmp_path: Pat
     ("options", "says"),
     [
         (("--proposals", "2", "--parents", "3"), "3 parents for 2 proposals"),
-        (("--select", "worst"), "'worst' is no selection"),
+        (("--select", "worst"), "--select: 'worst' is no selection"),
         (("--select", "beam:0"), "--select beam:0"),
         (("--proposals", "2", "--keep-states", "some"), "--keep-states some"),
         (("--proposals", "0"), "--proposals"),
+        (("--strategies", "worst"), "--strategies: 'worst' is no selection"),
+        (("--strategies", "bandit"), "--strategies bandit: Raise goes by no ranking"),
     ],
 )
 def test_a_search_that_cannot_work_is_refused(

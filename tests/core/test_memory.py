@@ -543,3 +543,27 @@ def test_epochs_by_first_and_last() -> None:
     memory.block_strategy("s")
     memory.unblock_strategy("s")
     assert memory.blocked() == {}
+
+
+# --- strategies to choose among -----------------------------------------------------------------
+
+
+def test_strategies_are_arms_with_their_tries_and_gains():
+    memory = memory_of(
+        lesson(1, "add", "kept", delta=0.1, value=0.6),
+        lesson(2, "add + cut"),
+        lesson(3, "cut"),
+        lesson(4, "odd", "kept"),
+    )
+    memory.block_strategy("odd")
+    counts = {
+        x.name: (x.tries, x.gains) for x in memory.arms(["cut", "new", "add", "odd"]).ranked()
+    }
+    # The share of gains counts, little where there were few tries; what is blocked is no arm.
+    assert list(counts.items()) == [("new", (0, 0)), ("add", (2, 1)), ("cut", (2, 0))]
+    free = memory.arms().states
+    assert {name: (x.tries, x.gains) for name, x in free.items()} == {
+        "add": (2, 1),
+        "cut": (2, 0),
+        "": (3, 2),  # a name that was new: three times, and two of these names gained
+    }

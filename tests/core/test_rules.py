@@ -7,6 +7,7 @@ from autopilot.core.memory import Memory
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.rules import ChainOptimizer, Rule, RuleOptimizer
+from autopilot.core.selection import State
 from autopilot.core.types import Cost
 from autopilot.errors import ModuleError, StateError
 from autopilot.testing import ScriptedOptimizer
@@ -56,6 +57,21 @@ def test_blocked_and_unfitting_rules_are_passed_over():
     optimizer.blocked = {"b", "c"}
     assert optimizer.step() is None
     assert optimizer.exhausted() == "every strategy is blocked"
+
+
+def test_rules_go_by_a_ranking_and_the_second_candidate_takes_the_second():
+    optimizer, (p,) = ruled(Append("a"), Append("b", "other"), Append("c"), Append("d"))
+    chain = ChainOptimizer([optimizer])
+    chain.preferred = [State(name, 0.0) for name in ("d", "b", "c")]  # and then what it lacks
+    used = []
+    for number in (1, 2, 3, 4):
+        p.data, chain.proposal = "", (number, 4)
+        used.append((chain.step().strategy, p.data))
+    # Of the candidate that comes round again, the rule tries something else than before.
+    assert [name for name, _ in used] == ["d", "c", "a", "d"]
+    assert used[0][1] == "d0 "
+    chain.preferred, chain.proposal = (), (1, 1)
+    assert chain.step().strategy == "a"
 
 
 def test_a_step_says_what_was_done():

@@ -12,7 +12,9 @@ from autopilot import (
     Step,
     Trainer,
 )
+from autopilot.core.loop import EpochLoop
 from autopilot.core.records.record import MetricsRecord, StepRecord
+from autopilot.core.rules import Rule, RuleOptimizer
 from autopilot.core.search import SearchLoop
 from autopilot.core.selection import selection
 from autopilot.core.store import InMemoryStore
@@ -179,3 +181,42 @@ def test_an_epoch_with_one_candidate_from_the_best_state_counts_for_a_bandit():
     experiment, loop = Experiment(InMemoryStore()), SearchLoop(1, 1, selection("bandit"))
     Trainer(experiment=experiment, loop=loop).fit(Level(), max_epochs=2)
     assert trials_of(loop) == [("epoch-0000", 1, 1), ("epoch-0001", 1, 1), ("epoch-0002", 0, 0)]
+
+
+class Turns(Rule):
+    """Adds a number: the one that helps helps three times of four."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def apply(self, parameter, gradient):
+        up = 1 if self.name == "good" and self.attempt % 4 else 0
+        parameter.data = round(parameter.data + up + 0.001 * (self.attempt + 1 + len(self.name)), 4)
+        return f"{self.name} {self.attempt}"
+
+
+class Ruled(Level):
+    def configure_optimizers(self):
+        names = ("bad", "worse", "good", "useless")
+        return RuleOptimizer(self.parameters(), [Turns(name) for name in names])
+
+
+def used_of(loop):
+    experiment = Experiment(InMemoryStore())
+    Trainer(experiment=experiment, loop=loop).fit(Ruled(30), max_epochs=12)
+    steps = [record for _, record in experiment.store.records(StepRecord)]
+    return [(step.epoch, step.candidate, step.strategy) for step in steps]
+
+
+def test_a_bandit_takes_the_strategies_that_gained_and_each_candidate_its_own():
+    for loop, tries in ((EpochLoop(), 12), (SearchLoop(2), 24)):
+        in_turn = Counter(name for *_, name in used_of(loop))
+        assert set(in_turn.values()) == {tries // 4}
+        loop.strategies = selection("bandit")
+        used = used_of(loop)
+        counts = Counter(name for *_, name in used)
+        assert len(counts) == 4 and counts["good"] > tries // 4, counts
+        # Every one is tried first, in the optimizer's order.
+        assert [name for *_, name in used][:4] == ["bad", "worse", "good", "useless"]
+        assert used == used_of(loop)
+    assert all(len({name for e, _, name in used if e == epoch}) == 2 for epoch in range(1, 13))

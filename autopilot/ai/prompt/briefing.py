@@ -6,6 +6,7 @@ prompt; `ai/prompt/facts.py` gathers them from a run that goes on, or from the r
 
 from __future__ import annotations
 
+import json
 import re
 import string
 from collections import Counter
@@ -16,6 +17,7 @@ from autopilot.ai.prompt.examples import DIGEST, as_examples, as_passing
 from autopilot.ai.prompt.prompting import fence, shorten, show
 from autopilot.core.gradient import Finding, Gradient
 from autopilot.core.records.message import one_line
+from autopilot.core.selection import State
 from autopilot.errors import UsageError
 from autopilot.text import clean, counted, cut_middle
 
@@ -112,6 +114,8 @@ class Brief:
         bold: Whether a large change is wanted rather than one focused one.
         stalled: How many epochs the score has not moved; says why it is to be bold.
         proposal: Which of how many proposals of the epoch it is for.
+        strategy: The strategy that was chosen for it by how each did, "" is a new one; None: the
+            agent chooses.
     """
 
     goal: str = ""
@@ -131,6 +135,7 @@ class Brief:
     bold: bool = False
     stalled: int = 0
     proposal: tuple[int, int] = (1, 1)
+    strategy: State | None = None
 
     def render(self, max_chars: int, template: str = "") -> str:
         """The prompt.
@@ -230,12 +235,20 @@ class Brief:
         )
 
     def _task(self) -> str:
-        number, of = self.proposal
+        (number, of), asked, chosen = self.proposal, self._change(), self.strategy
+        if chosen is not None and chosen.name:
+            kept = f"it was kept in {chosen.gains} of {counted(chosen.tries, 'epoch')}"
+            name = json.dumps(one_line(chosen.name, 60))
+            asked += f"\n\nLet it be a further change of the strategy {name}: {kept}."
+        elif chosen is not None and chosen.tries:
+            asked += (
+                "\n\nLet it be of a kind that was not tried yet, with a strategy's name of its own."
+            )
         if of == 1:
-            return self._change()
+            return asked
         apart = f"This is proposal {number} of {of}, which are made at the same time and compared. "
         apart += "Each is to remove another cause, or the same one in another way: of those that "
-        return f"{self._change()}\n\n{apart}you see, take number {number}."
+        return f"{asked}\n\n{apart}you see, take number {number}."
 
     def _change(self) -> str:
         if self.bold:

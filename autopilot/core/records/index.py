@@ -17,7 +17,7 @@ from autopilot.core.records.ledger import Spent
 from autopilot.core.records.record import Lesson, LlmRecord, MetricsRecord, Record, StepRecord
 
 T = TypeVar("T")
-_VERSION = 6
+_VERSION = 7
 # The classes of records that it is made from.
 INDEXED: tuple[type[Record], ...] = (MetricsRecord, StepRecord, Lesson, LlmRecord)
 

@@ -57,6 +57,7 @@ class Learnt:
 
     Args:
         tried: Strategy to the number of epochs that used it.
+        gains: Strategy to the number of these that were kept.
         failures: Strategy to its failures since it last succeeded.
         idle: How many of them in a row did nothing.
         blocked: Blocked strategy to reason.
@@ -69,6 +70,7 @@ class Learnt:
 
     block_after: int = BLOCK_AFTER
     tried: Counter[str] = field(default_factory=Counter)
+    gains: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     idle: Counter[str] = field(default_factory=Counter)
     blocked: dict[str, str] = field(default_factory=dict)
@@ -108,6 +110,7 @@ class Learnt:
         if lesson.outcome == "blocked":
             self.blocked[name] = lesson.reason or "blocked by hand"
         elif lesson.outcome in ("unblocked", "kept"):
+            self.gains[name] += lesson.outcome == "kept"
             self.idle[name] = self.failures[name] = 0
             self.blocked.pop(name, None)
         elif lesson.outcome in FAILURES:
@@ -143,7 +146,7 @@ class Learnt:
         return made
 
 
-_COUNTERS, _LISTS = ("tried", "failures", "idle"), ("failed", "judged", "by_hand")
+_COUNTERS, _LISTS = ("tried", "gains", "failures", "idle"), ("failed", "judged", "by_hand")
 _MADE = (*_COUNTERS, *_LISTS, "failed_on")
 
 

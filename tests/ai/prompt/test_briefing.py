@@ -41,6 +41,7 @@ from autopilot.ai.agent import AgentContext
 from autopilot.ai.prompt.briefing import Attempt, Brief, Editable
 from autopilot.core.comparison import EpochView
 from autopilot.core.gradient import Finding
+from autopilot.core.selection import State
 from autopilot.errors import UsageError
 
 GOLDEN = Path(__file__).parent / "golden" / "prompt.md"
@@ -361,6 +362,21 @@ def test_boldness_follows_the_trend(desk: Path) -> None:
         optimizer = AgentOptimizer(scripted([], [], desk), [rules], boldness=boldness)
         optimizer.context = known.context()
         assert wanted in optimizer.build_prompt()
+
+
+def test_an_agent_is_asked_for_the_strategy_that_was_chosen_for_its_proposal(desk: Path) -> None:
+    rules = PathParameter("rules.txt")
+    rules.grad = Gradient("be kind")
+    optimizer = AgentOptimizer(scripted([], [], desk), [rules])
+    asked = [optimizer.build_prompt()]
+    optimizer.preferred = [State('ask "why"', 0.7, tries=3, gains=2), State("", 0.5, tries=1)]
+    for number in (1, 2, 3):
+        optimizer.proposal = (number, 3)
+        asked.append(optimizer.build_prompt())
+    again = 'a further change of the strategy "ask \\"why\\"": it was kept in 2 of 3 epochs.'
+    found = [(again in text, "a kind that was not tried yet" in text) for text in asked]
+    # More proposals than strategies: the agent chooses, as it does without a ranking.
+    assert found == [(False, False), (True, False), (False, True), (False, False)]
 
 
 def test_what_a_run_was_started_with_counts_before_the_optimizers_own(desk: Path) -> None:
