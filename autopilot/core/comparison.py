@@ -149,14 +149,15 @@ def monitored(name: str, metrics: ByName) -> Monitored:
     return Monitored(name, find_metric(name, metrics))
 
 
-def metric_modes(metrics: ByName, monitor: str = "") -> dict[str, str]:
+def metric_modes(metrics: ByName, *names: str) -> dict[str, str]:
     """Name to mode, "max" or "min", of the metrics that state one, also those in collections.
 
-    The monitored name may be a key of a metric that states one direction for all of its keys.
+    The given names may be keys of a metric that states one direction for all of its keys.
     """
     stated = directions_of(metrics)
-    if found := find_metric(monitor, metrics):
-        stated[monitor] = found[0].direction(found[1])
+    for name in names:
+        if found := find_metric(name, metrics):
+            stated[name] = found[0].direction(found[1])
     return {name: "max" if up else "min" for name, up in stated.items() if up is not None}
 
 

@@ -402,6 +402,7 @@ class Experiment(InProgress):
             stop=stop,
             state=state or {},
             repeat=self.repeat,
+            objectives=self.objectives if epoch == 0 else {},
             restarts=self.progress.restarts,
             restarts_s=self.progress.restarts_s,
             values=self.now.values if tried else values_of(self._parameters),

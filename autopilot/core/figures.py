@@ -142,6 +142,15 @@ def direction_of(
     return "max"
 
 
+def plain_name(metric: str) -> str:
+    """A val metric's name as a user gives it, without its split.
+
+    >>> plain_name("val_f1"), plain_name("f1")
+    ('f1', 'f1')
+    """
+    return metric.removeprefix("val_").removeprefix("val/").removeprefix("val ")
+
+
 # With that many more digits, two equal texts differ by the noise of binary fractions only.
 _MORE_DIGITS = 12
 _NOISE = 1e-12

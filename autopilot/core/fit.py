@@ -161,7 +161,7 @@ class Fit(Run):
                     f"there is no val metric {self.monitor!r}",
                     hint=f"monitor one of: {', '.join(sorted(self.metrics['val']))}",
                 )
-        check_gates(self.policy, self.metrics, self.monitor)
+        check_gates(self.policy, self.metrics, self.monitor, self.experiment.objectives)
 
     def measure_noise(self, val: Measured) -> list[str]:
         """Measures the baseline's val split a second time, with other chance.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -13,6 +13,7 @@ from autopilot.core.progress import Death, EpochProgress
 from autopilot.core.records import message
 from autopilot.core.records.history import History
 from autopilot.core.records.record import MetricsRecord
+from autopilot.core.states import Results
 from autopilot.core.store import Revision, Side, Store
 from autopilot.core.types import Cost, Datum, Metrics
 from autopilot.core.writing import (
@@ -33,7 +34,10 @@ class InProgress(History):
         now: The epoch in progress, or the candidate of it that is being tried.
         best_items: The best epoch's val results, where they were recorded.
         monitored: How the metric that decides is computed from items.
+        objectives: Other val metrics that a search looks at, each with "max" or "min".
         recorded: Of a run that is repeated: its record, which no noise has changed.
+        measured_before: Of a run that is repeated: gives what was recorded of a state, by epoch and
+            the number of the candidate, 0 for the epoch's own.
         repeat: How often each val item is measured.
         died: What ended its process before; noted when it is taken up.
         is_guest: Another process holds the experiment; this one works on a candidate alone.
@@ -44,7 +48,9 @@ class InProgress(History):
     now: Draft
     best_items: Sequence[Datum]
     monitored: Monitored | None
+    objectives: Mapping[str, str] = {}  # never changed
     recorded: Past | None
+    measured_before: Callable[[int, int], Results | None] | None = None
     repeat: int
     died: list[Death]
     is_guest: bool
@@ -62,7 +68,7 @@ class InProgress(History):
         record = self.record_of(epoch)
         # An edit that was taken back leaves a state that an earlier epoch measured.
         measured = epoch if record.reused is None else record.reused
-        passes = recorded_passes(self.store, self.revision_of(measured), "val", measured)
+        passes = recorded_passes(self.store.records_on, self.revision_of(measured), "val", measured)
         return passes[: record.repeat]
 
     def view(self, epoch: int, metrics: Metrics, monitor: str, mode: str, cost: Cost) -> EpochView:
@@ -102,7 +108,7 @@ class InProgress(History):
         records = self.store.records_on(side.base, MetricsRecord)
         val = {record.id: record.metrics for record in records if record.split == "val"}
         metrics = val.get(f"{side.origin_epoch}-val") or next(iter(val.values()), {})
-        passes = recorded_passes(self.store, side.base, "val", side.origin_epoch)
+        passes = recorded_passes(self.store.records_on, side.base, "val", side.origin_epoch)
         return metrics, averaged(passes[: self.repeat]), side.origin_epoch
 
     @property

@@ -13,6 +13,7 @@ recorded and the experiment repeats the steps that were committed, so nothing is
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 from autopilot.core.evaluation import batches
 from autopilot.core.fit import Fit
@@ -29,9 +30,12 @@ class Loop(ABC):
 
     Attributes:
         proposals: How many candidates an epoch has.
+        objectives: Val metrics that it looks at beside the monitored one, each with "max" or "min",
+            or None where that is not said.
     """
 
     proposals = 1
+    objectives: Mapping[str, str | None] = {}  # never changed
 
     @abstractmethod
     def run(self, fit: Fit) -> str:

@@ -330,7 +330,8 @@ def test_gain(trainer: RunView, measured: Measured) -> Gain:
     after = metrics.get(monitor)
     if experiment.best_epoch == 0:
         return Gain(after, after)
-    if not (before := recorded_passes(experiment.store, experiment.revision_of(0), "test", 0)):
+    read = experiment.store.records_on
+    if not (before := recorded_passes(read, experiment.revision_of(0), "test", 0)):
         return Gain(None, after)
     view = EpochView(
         experiment.best_epoch,

@@ -14,28 +14,18 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from autopilot.core.comparison import EpochView, Monitored, keyed, mean_items
+from autopilot.core.comparison import EpochView, averaged
 from autopilot.core.draft import Draft
-from autopilot.core.experiment import Experiment
 from autopilot.core.figures import gained
 from autopilot.core.fit import Fit
 from autopilot.core.loop import EpochLoop
 from autopilot.core.parameter import values_of
 from autopilot.core.policy import Decision, decide
 from autopilot.core.records.history import KnownState
-from autopilot.core.records.message import epoch_tag
-from autopilot.core.records.record import MetricsRecord
-from autopilot.core.selection import (
-    BestSelection,
-    Frontier,
-    Pool,
-    Selection,
-    State,
-    chance_of,
-)
+from autopilot.core.selection import BestSelection, Frontier, Selection, State, chance_of
+from autopilot.core.states import RecordedStates, named_objectives
 from autopilot.core.store import Side
-from autopilot.core.types import Cost, Datum
-from autopilot.core.writing import recorded_passes
+from autopilot.core.types import Cost
 from autopilot.errors import UsageError
 
 
@@ -48,9 +38,12 @@ class SearchLoop(EpochLoop):
         selection: Chooses these states; the best ones unless given.
         keep: How many candidates of an epoch may stay beside the best one: those that no other
             state dominates, and that no gate forbids. None: all of them.
+        objectives: Val metrics that a state may be good at beside the items: "f1", or with a
+            direction "seconds:min".
 
     Raises:
-        UsageError: no proposals or parents, or more parents than proposals.
+        UsageError: no proposals or parents, more parents than proposals, an objective that is given
+            twice, or objectives that nothing looks at.
     """
 
     def __init__(
@@ -59,6 +52,7 @@ class SearchLoop(EpochLoop):
         parents: int = 1,
         selection: Selection | None = None,
         keep: int | None = 0,
+        objectives: Sequence[str] = (),
     ) -> None:
         if min(proposals, parents) < 1 or parents > proposals:
             raise UsageError(
@@ -68,7 +62,14 @@ class SearchLoop(EpochLoop):
         self.proposals, self.parents = proposals, parents
         self.selection = selection or BestSelection()
         self.keep = math.inf if keep is None else keep
-        self._states: _Origins | None = None
+        self.objectives = named_objectives(objectives)
+        if self.objectives and not (self.selection.reads_scores or self.keep):
+            raise UsageError(
+                "nothing looks at the objectives: candidates start from states by the monitored "
+                "metric, and none stays beside the best one",
+                hint="give --select frontier, or --keep-states all",
+            )
+        self._states: RecordedStates | None = None
 
     def run(self, fit: Fit) -> str:
         self._states = None
@@ -98,18 +99,15 @@ class SearchLoop(EpochLoop):
         self.conclude(fit, decision, leader.known)
         for attempt in tried:
             if attempt.stays:
-                self._pool(fit).pool.add(self._pool(fit).of(attempt))
+                self._pool(fit).pool.add(self._state(fit, attempt))
 
     def conclude(self, fit: Fit, decision: Decision, known: KnownState | None = None) -> None:
         """The verdict; the state that is kept joins those that candidates may start from."""
-        items = fit.experiment.now.items.get("val", ())
+        items = averaged(fit.experiment.now.passes)
         super().conclude(fit, decision, known)
         if decision.kept and fit.epoch > 0:
-            value, revision = (
-                fit.metrics["val"].get(fit.monitor),
-                fit.experiment.revision_of(fit.epoch),
-            )
-            self._pool(fit).add(fit.epoch, 0, value, items, revision)
+            results, revision = (fit.metrics["val"], items), fit.experiment.revision_of(fit.epoch)
+            self._pool(fit).add(fit.epoch, 0, results, revision)
         if fit.epoch > 0:
             self._pool(fit).count(fit.experiment.record_of(fit.epoch))
 
@@ -140,7 +138,10 @@ class SearchLoop(EpochLoop):
 
         ranked, leader = sorted(tried, key=rank, reverse=True), None
         for attempt in ranked:
-            attempt.is_better = rank(attempt)[0] and self._pool(fit).is_better(attempt)
+            assert attempt.side is not None, "it is a candidate"
+            origin = self._pool(fit).pool.states[attempt.side.origin]
+            is_better = rank(attempt)[0] and self._state(fit, attempt).value > origin.value
+            attempt.is_better = is_better
         for attempt in ranked:
             if attempt.known is not None:
                 known = attempt.known
@@ -171,15 +172,16 @@ class SearchLoop(EpochLoop):
             return
         frontier, kept = Frontier(states.pool.frontier.states), 0
         if leader is not None:
-            frontier.add(states.of(leader))
+            frontier.add(self._state(fit, leader))
         for attempt in others:
             is_new = attempt.known is None and attempt.twin is None
-            if kept < self.keep and is_new and frontier.add(states.of(attempt)):
+            if kept < self.keep and is_new and frontier.add(self._state(fit, attempt)):
                 # Gates that compare with the best have nothing to compare with.
                 alone = replace(_view(fit, attempt), best={}, best_items=())
                 if decide(fit.policy, alone, attempt.errors).kept:
                     attempt.is_beside = True
                     reason = "no other state is as good on all items"
+                    reason += " and objectives" if self.objectives else ""
                     attempt.decision = Decision("kept", (reason,))
                     kept += 1
 
@@ -193,13 +195,27 @@ class SearchLoop(EpochLoop):
             for number, state in enumerate(of, 1)
         ]
 
-    def _pool(self, fit: Fit) -> _Origins:
+    def _state(self, fit: Fit, attempt: Draft) -> State:
+        """A candidate as a state that may stay."""
+        assert attempt.side is not None, "it is a candidate"
+        results = attempt.metrics["val"], averaged(attempt.passes)
+        side = attempt.side
+        return self._pool(fit).state(side.epoch, side.number, results, attempt.revision)
+
+    def _pool(self, fit: Fit) -> RecordedStates:
         if self._states is None:
             reads, trials = (
                 self.selection.reads_scores or self.keep > 0,
                 self.selection.reads_trials,
             )
-            self._states = _Origins(fit.experiment, reads_scores=reads, reads_trials=trials)
+            experiment = fit.experiment
+            self._states = RecordedStates(
+                experiment.epochs,
+                experiment.store.records_on,
+                reads_scores=reads,
+                reads_trials=trials,
+                before=experiment.measured_before,
+            )
         return self._states
 
 
@@ -253,81 +269,3 @@ def _view(fit: Fit, attempt: Draft) -> EpochView:
     values = attempt.metrics, fit.monitor, fit.mode, attempt.cost
     view = fit.experiment.view(fit.epoch, *values)
     return replace(view, memorized=attempt.memorized)
-
-
-class _Origins:
-    """The states that candidates may start from.
-
-    Args:
-        reads_scores: Whether the scores of items are asked for: they are read from records.
-        reads_trials: Whether it is asked how often each state was started from.
-    """
-
-    def __init__(self, experiment: Experiment, *, reads_scores: bool, reads_trials: bool) -> None:
-        assert experiment.monitored is not None, "the Trainer sets it"
-        self.pool, self._reads_scores, self._reads_trials = Pool(), reads_scores, reads_trials
-        self._best = 0
-        store, monitored = experiment.store, experiment.monitored
-        # The items of a metric of the whole split have none of their own.
-        self._monitored = Monitored("accuracy") if monitored.owner is not None else monitored
-        self._name, self._mode = monitored.name, experiment.history[0].mode
-        self._keys = list(keyed(experiment.val_of(0)[1])) if reads_scores else []
-        for row in experiment.epochs:
-            for number in (0, *row.stay) if row.is_kept else row.stay:
-                record, revision = experiment.record_of(row.number), row.revision
-                if number:
-                    revision = record.revisions[number - 1]
-                    own = store.records_on(revision, MetricsRecord)
-                    record = next(each for each in own if each.is_candidate)
-                passes = recorded_passes(store, revision, "val", row.number) if reads_scores else []
-                value, items = record.metrics.get(self._name), mean_items(passes[: record.repeat])
-                self.add(row.number, number, value, items, revision)
-            if row.number > 0 and reads_trials:
-                self.count(experiment.record_of(row.number))
-
-    def add(
-        self, epoch: int, number: int, value: float | None, items: Sequence[Datum], revision: str
-    ) -> None:
-        """Takes in a state: of a kept epoch, or of a candidate that stays beside it."""
-        self.pool.add(self._state(epoch, number, value, items, revision))
-
-    def count(self, epoch: MetricsRecord) -> None:
-        """Counts an epoch's candidates for the states that they started from.
-
-        Epochs are counted in their order: the one candidate of an epoch started at the best state.
-        """
-        if self._reads_trials:
-            for number, origin in enumerate(epoch.origins, 1):
-                self.pool.count(origin, gained=number in epoch.better)
-            if not epoch.origins:
-                origin = epoch_tag(self._best)
-                value = self._score(epoch.metrics.get(self._name))
-                self.pool.count(origin, gained=value > self.pool.states[origin].value)
-            self._best = epoch.best_epoch
-
-    def is_better(self, attempt: Draft) -> bool:
-        """Whether a candidate is better than the state that it started from."""
-        assert attempt.side is not None, "it is a candidate"
-        value = self._score(attempt.metrics["val"].get(self._name))
-        return value > self.pool.states[attempt.side.origin].value
-
-    def of(self, attempt: Draft) -> State:
-        """The state of a candidate that may stay."""
-        assert attempt.side is not None, "it is a candidate"
-        value, items = attempt.metrics["val"].get(self._name), attempt.items.get("val", ())
-        place = attempt.side.epoch, attempt.side.number
-        return self._state(*place, value, items, attempt.revision)
-
-    def _state(
-        self, epoch: int, number: int, value: float | None, items: Sequence[Datum], revision: str
-    ) -> State:
-        found = keyed(items) if self._reads_scores else {}
-        values = (self._monitored.of_item(found[k]) if k in found else None for k in self._keys)
-        scores = tuple(map(self._score, values))
-        name = epoch_tag(epoch, number)
-        return State(name, self._score(value), scores, -epoch, revision=revision, epoch=epoch)
-
-    def _score(self, value: float | None) -> float:
-        """A value as a score, higher is better; -inf where there is none."""
-        score = -math.inf if value is None else gained(0.0, value, self._mode)
-        return score if math.isfinite(score) else -math.inf

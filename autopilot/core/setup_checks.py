@@ -129,14 +129,27 @@ def split_notes(loaders: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def check_gates(policy: Policy, metrics: Metrics, monitor: str) -> None:
-    """Raises a UsageError if gates read metrics that do not exist, once a split is measured."""
+def check_gates(
+    policy: Policy, metrics: Metrics, monitor: str, objectives: Iterable[str] = ()
+) -> None:
+    """Looks at what is read of the metrics, once a split is measured.
+
+    Raises:
+        UsageError: a gate reads a metric that does not exist, or no item has an objective.
+    """
     for gate, split, metric in _reads(policy):
         name, there = monitor if metric is None else metric, metrics.get(split, {})
         if there and name not in there:
             raise UsageError(
                 f"there is no {split} metric {name!r}, which {gate.name} reads",
                 hint=f"let it read one of: {', '.join(sorted(there))}",
+            )
+    val = metrics.get("val", {})
+    for name in objectives:
+        if val and name not in val:
+            raise UsageError(
+                f"no val item has the objective {name!r}",
+                hint=f"give --objective one of: {', '.join(sorted(val))}",
             )
 
 

@@ -16,7 +16,7 @@ from autopilot.core.configuration import as_policy, callbacks_of, check_window, 
 from autopilot.core.evaluation import Evaluator
 from autopilot.core.experiment import Experiment
 from autopilot.core.failures import Failures
-from autopilot.core.figures import direction_of, direction_words
+from autopilot.core.figures import direction_of, direction_words, plain_name
 from autopilot.core.fit import Fit
 from autopilot.core.gate import Gate
 from autopilot.core.interpreter import Restart
@@ -41,6 +41,7 @@ from autopilot.core.setup_checks import (
     imported_once,
     split_notes,
 )
+from autopilot.core.states import directed
 from autopilot.core.stopping import ledger_of
 from autopilot.core.types import Cost, Result
 from autopilot.errors import BudgetExceededError, ModuleError, UsageError
@@ -170,6 +171,8 @@ class Trainer(RunView):
             said = forecast(module, datamodule, train, val, self.policy, self._monitor)
             epochs = "no limit of epochs" if max_epochs is None else f"{max_epochs} epochs"
             decides = f"monitoring val {self.monitor} ({self.mode})"
+            for name, mode in self.experiment.objectives.items():
+                decides += f", objective {name} ({mode})"
             self.run.stop_reason = f"dry run: {said}, {decides}, {epochs}"
             return self.result()
         with data_source(module, datamodule, "fit") as source:
@@ -217,7 +220,8 @@ class Trainer(RunView):
             )
             fit.load_states(experiment.open(module.parameters()))
             experiment.repeat = max(self.repeat, *(r.repeat for r in experiment.history[:1]), 1)
-            check_gates(fit.policy, experiment.metrics.get(0, {}), self.monitor)
+            known = experiment.metrics.get(0, {})
+            check_gates(fit.policy, known, self.monitor, experiment.objectives)
             # What an interrupted fit of the same objects left is not feedback on this one.
             fit.optimizer.zero_grad()
             fit.loss.reset()
@@ -425,8 +429,11 @@ class Trainer(RunView):
         return most if recorded else max(most, self.run.cost.evaluations)
 
     def judges_by(self) -> str:
-        """The metric that decides whether an epoch is kept, and its direction, in words."""
-        return f"val {self.monitor} decides: {direction_words(self.mode)}"
+        """The metric that decides whether an epoch is kept, and the objectives, in words."""
+        objectives = self.experiment.objectives.items()
+        each = ", ".join(f"{name} ({direction_words(mode)})" for name, mode in objectives)
+        says = f"val {self.monitor} decides: {direction_words(self.mode)}"
+        return f"{says}; objectives: {each}" if each else says
 
     def result(self) -> Result:
         """The result of the run so far."""
@@ -458,13 +465,15 @@ class Trainer(RunView):
         run.outages = Outages(self.max_wait_s, transient_errors_of(module), run.hooks.call)
         run.stop_reason, run.decision = "", None
         name = self._monitor or module.monitor
-        self.monitor = name.removeprefix("val_").removeprefix("val/").removeprefix("val ")
-        self.monitored = monitored(self.monitor, dict(module.named_metrics()))
-        stated = metric_modes(dict(module.named_metrics()), self.monitor)
+        self.monitor, own = plain_name(name), dict(module.named_metrics())
+        self.monitored = monitored(self.monitor, own)
+        objectives = self.loop.objectives
+        stated = metric_modes(own, self.monitor, *objectives)
         self.mode = direction_of(self.monitor, self._mode, module.mode, stated)
         given = module.failed_value if self._failed_value is None else self._failed_value
         self.failed_value = worst_value(given, self.monitored, self.item_metric)
         self.experiment.monitored = self.monitored
+        self.experiment.objectives = directed(objectives, self.monitor, self.mode, stated)
 
     @property
     def item_metric(self) -> str:

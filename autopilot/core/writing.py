@@ -7,7 +7,7 @@ import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from autopilot import __version__
 from autopilot.core.comparison import EpochView
@@ -25,7 +25,7 @@ from autopilot.core.records.record import (
     StepRecord,
     TraceRecord,
 )
-from autopilot.core.store import Store
+from autopilot.core.store import R
 from autopilot.core.types import Datum, Metrics, Verdict, datum_to_json, unlike_json
 from autopilot.errors import DataError, StateError, UsageError
 from autopilot.text import hide
@@ -230,8 +230,14 @@ def _rendered(parameters: Sequence[Parameter]) -> dict[str, str]:
     return found
 
 
-def recorded_passes(store: Store, revision: str, split: str, epoch: int) -> list[list[Datum]]:
+class Read(Protocol):
+    """Gives the records of a class on a revision."""
+
+    def __call__(self, revision: str, kind: type[R], /) -> Iterable[R]: ...
+
+
+def recorded_passes(read: Read, revision: str, split: str, epoch: int) -> list[list[Datum]]:
     """The results of each measurement of a split, as they were recorded on a revision."""
-    traces = store.records_on(revision, TraceRecord)
+    traces = read(revision, TraceRecord)
     found = [trace for trace in traces if (trace.split, trace.epoch) == (split, epoch)]
     return [trace.data() for trace in sorted(found, key=lambda trace: trace.repeat)]

@@ -163,6 +163,14 @@ class Options:
         fixed=True,
         metavar="all|none|N",
     )
+    objectives: Sequence[str] | None = option(
+        "A val metric that a state may be good at beside the items; with it --select frontier is "
+        "the default. Its direction as :min or :max, unless the metric states it.",
+        fixed=True,
+        type=list[str],
+        names="--objective",
+        metavar="METRIC[:min|:max]",
+    )
     review: bool | None = option(
         "Hold each edit until you approve or refuse it.", names="--review/--no-review"
     )
@@ -261,16 +269,17 @@ class Options:
             )
 
     def _search(self) -> EpochLoop:
+        goals = self.objectives or ()
         given = self.proposals, self.parents, self.select, self.keep_states
-        if given == (None,) * 4:
+        if given == (None,) * 4 and not goals:
             return EpochLoop()
-        named, parents = self.select or "best", self.parents or 1
+        named, parents = self.select or ("frontier" if goals else "best"), self.parents or 1
         kept = self.keep_states or ("none" if named == "best" else "all")
         if kept not in ("all", "none") and not kept.isdecimal():
             raise UsageError(f"--keep-states {kept}", hint="all, none, or how many of an epoch")
         count = {"all": None, "none": 0}.get(kept, -1)
         count = int(kept) if count == -1 else count
-        return SearchLoop(self.proposals or parents, parents, selection(named), count)
+        return SearchLoop(self.proposals or parents, parents, selection(named), count, goals)
 
     def conditions(self, *, alone: bool) -> list[Callback]:
         """The stop conditions.

@@ -283,7 +283,7 @@ def _rerun(task: RerunTask, say: _Say, child: Child) -> None:
     experiment.repeats = {(r.epoch, r.candidate, r.step): (commit, r) for commit, r in steps}
     experiment.people.load(notebook.events, notebook.index.wishes, notebook.journal.read_on)
     experiment.known_noise = notebook.noise
-    experiment.recorded = notebook
+    experiment.recorded, experiment.measured_before = notebook, notebook.measured
     store.bind(bench.module.parameters())
     take_over(experiment, child, store.files, options.fresh or bench.module.fresh)
     ItemLimits.of(options, bench.module).hold_on(child.board)
@@ -304,6 +304,7 @@ class _SameEpochs(Loop):
 
     def __init__(self, last: int, loop: EpochLoop) -> None:
         self._last, self._loop = last, loop
+        self.objectives = loop.objectives
 
     def run(self, fit: Fit) -> str:
         if fit.experiment.last_epoch < 0:

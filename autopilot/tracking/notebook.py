@@ -29,8 +29,10 @@ from autopilot.core.records.record import (
     StepRecord,
     TraceRecord,
 )
+from autopilot.core.states import Results, measured_on
 from autopilot.core.store import R
 from autopilot.core.types import Cost, Datum, Gain, Noise
+from autopilot.core.writing import recorded_passes
 from autopilot.errors import ExperimentError, RecordError, RepositoryError
 from autopilot.git import commits, objects, refs
 from autopilot.git.commands import run_git
@@ -427,6 +429,11 @@ class Notebook:
         found = self.epoch(epoch)
         return found.metrics.get("val", {}), averaged(self._passes(found.measured, "val"))
 
+    def measured(self, epoch: int, candidate: int) -> Results | None:
+        """Val metrics and results of an epoch, or of its candidate of that number above 0."""
+        found = measured_on(self.journal.read_on, self.epoch(epoch).commit, epoch, candidate)
+        return found and found[1]
+
     def judged(self) -> list[MetricsRecord]:
         """The val records of all judged epochs, oldest first."""
         return [epoch.record for epoch in self.epochs]
@@ -449,12 +456,7 @@ class Notebook:
         commit = self.epoch(epoch).commit
         records = self.journal.read_on(commit, MetricsRecord)
         counted = next((r.repeat for r in records if (r.epoch, r.split) == (epoch, split)), 1)
-        traces = [
-            trace
-            for trace in self.journal.read_on(commit, TraceRecord)
-            if (trace.epoch, trace.split) == (epoch, split) and trace.repeat < counted
-        ]
-        return [t.data() for t in sorted(traces, key=lambda trace: trace.repeat)]
+        return recorded_passes(self.journal.read_on, commit, split, epoch)[:counted]
 
     def test_metrics(self, epoch: int) -> Mapping[str, float]:
         """The test metrics of an epoch that is or was the best; empty where none are."""

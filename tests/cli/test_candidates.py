@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["finished", "game"]
 
-SEARCH = ("--proposals", "3", "--parents", "2", "--select", "frontier")
+SEARCH = ("--proposals", "3", "--parents", "2", "--objective", "accuracy")
 OPTIONS = ("--accumulate", "2", "--max-epochs", "3", "--seed", "7", *SEARCH)
 
 

@@ -1,158 +1,202 @@
-"""States that JSON would change: refused with their path, before anything is written."""
+"""The states of a search, from records alone: scores by item and by objective."""
 
 import math
 
 import pytest
 
-from autopilot.core.callback import Callback
-from autopilot.core.experiment import Experiment
-from autopilot.core.module import AutoPilotModule
-from autopilot.core.optimizer import Optimizer, Step
-from autopilot.core.parameter import Parameter
-from autopilot.core.records.record import MetricsRecord, StepRecord
-from autopilot.core.rules import ChainOptimizer
+from autopilot import (
+    AutoPilotModule,
+    DataLoader,
+    Datum,
+    Experiment,
+    Metric,
+    Optimizer,
+    Parameter,
+    Step,
+    Trainer,
+)
+from autopilot.core.search import SearchLoop
+from autopilot.core.selection import selection
+from autopilot.core.states import RecordedStates, directed, measured_on, named_objectives
 from autopilot.core.store import InMemoryStore
-from autopilot.core.trainer import Trainer
-from autopilot.core.types import Datum
-from autopilot.errors import StateError
+from autopilot.errors import UsageError
 
 
-class Counts(Optimizer):
-    """Its state is what it is given, from its first step on."""
-
-    state: object = None
-    early = False
-
+class Put(Optimizer):
     def step(self):
-        self.parameters[0].data += 1
-        return Step("count", "count")
-
-    def state_dict(self):
-        return self.state if self.early or self.parameters[0].data else {}
-
-    def load_state_dict(self, state):
-        self.loaded = state
+        self.parameters[0].data = "bcd"[self.proposal[0] - 1]
+        return Step("put another letter", "put")
 
 
-class Level(AutoPilotModule):
-    optimizer: Optimizer
+class Speed(AutoPilotModule):
+    """Each state is a letter; the later ones are quicker and pass less."""
+
+    passed = ("xy", "x", "", "x")  # the items that a, b, c and d pass
+    seconds = (4.0, 3.0, 1.0, 5.0)
+
+    def __init__(self, noise=()):
+        super().__init__()
+        self.letter = Parameter("a")
+        self.noise = list(noise)
+
+    def forward(self, batch):
+        at = "abcd".index(self.letter.data)
+        seconds = self.seconds[at] + (self.noise.pop(0) if self.noise else 0)
+        items = [
+            Datum(
+                success=item.metadata["at"] in self.passed[at],
+                metrics={"seconds": seconds},
+                feedback="more",
+            )
+            for item in batch.items
+        ]
+        return Datum(items=items)
+
+    def configure_optimizers(self):
+        return Put(self.parameters())
+
+    def val_dataloader(self):
+        return DataLoader([{"id": at, "at": at} for at in "xy"], 2)
+
+
+def fitted(objectives=(), module=None, keep=None, before=None):
+    experiment = Experiment(InMemoryStore())
+    experiment.measured_before = before
+    loop = SearchLoop(3, 1, selection("frontier"), keep, objectives)
+    trainer = Trainer(experiment=experiment, loop=loop, measure_noise=False)
+    trainer.fit(module or Speed(), max_epochs=1)
+    return experiment, loop, trainer
+
+
+def recorded(experiment):
+    return RecordedStates(experiment.epochs, experiment.store.records_on)
+
+
+def test_a_state_that_is_good_at_an_objective_alone_stays_and_is_no_best_state():
+    assert fitted()[0].record_of(1).stay == ()  # "a" is as good at all items
+    experiment, loop, trainer = fitted(("accuracy", "seconds:min"))
+    record = experiment.record_of(1)
+    assert (record.verdict, record.stay, experiment.best_epoch) == ("rejected", (1, 2), 0)
+    assert experiment.record_of(0).objectives == {"accuracy": "max", "seconds": "min"}
+    assert record.objectives == {}
+    assert "objectives: accuracy (higher is better), seconds (lower" in trainer.judges_by()
+    # Whoever reads the records finds the states of the run, and how they stand.
+    states = recorded(experiment)
+    assert states.pool.frontier.states == loop._states.pool.frontier.states
+    told = [
+        (each.state.name, each.value, dict(each.objectives), each.items, each.is_undominated)
+        for each in states.ranked()
+    ]
+    assert told == [
+        ("epoch-0000", 1.0, {"accuracy": 1.0, "seconds": 4.0}, 2, True),
+        ("epoch-0001-c1", 0.5, {"accuracy": 0.5, "seconds": 3.0}, 1, True),
+        ("epoch-0001-c2", 0.0, {"accuracy": 0.0, "seconds": 1.0}, 0, True),
+    ]
+
+
+def test_of_several_that_are_undominated_the_best_by_the_monitor_stay():
+    experiment, *_ = fitted(("seconds:min",), keep=1)
+    assert experiment.record_of(1).stay == (1,)
+
+
+def test_a_repeated_run_chooses_by_what_was_recorded_whatever_the_clock_says_now():
+    first, *_ = fitted(("seconds:min",))
+    assert first.record_of(1).stay == (1, 2)
+
+    def before(epoch, number):
+        read = first.store.records_on
+        return measured_on(read, first.revision_of(epoch), epoch, number)[1]
+
+    late = [0.0, 9.0, 9.0, 0.0]  # on a loaded machine
+    assert fitted(("seconds:min",), Speed(late))[0].record_of(1).stay == ()
+    assert fitted(("seconds:min",), Speed(late), before=before)[0].record_of(1).stay == (1, 2)
+
+
+class Failures(Metric):
+    """How many failed: a metric of the whole split, of which fewer is better."""
+
+    higher_is_better = False
 
     def __init__(self):
         super().__init__()
-        self.level = Parameter(0)
+        self.add_state("count", 0)
 
-    def forward(self, batch):
-        value = self.level.data
-        return Datum(items=[Datum(success=i < value, feedback="more") for i in range(len(batch))])
+    def update(self, data):
+        self.count += sum(item.success is False for item in data.items)
 
-    def configure_optimizers(self):
-        return self.optimizer
-
-
-ITEMS = [[{"id": f"i{n}", "n": n} for n in range(4)]]
-ODD = [
-    ({"seen": {3: "a"}}, "['seen'] has the key 3, a int"),
-    ({"seen": ["a", ("b",)]}, "['seen'][1] is a tuple"),
-    ({"seen": {"a", "b"}}, "['seen'] is a set"),
-    ({"deep": [{"x": {"y": object()}}]}, "['deep'][0]['x']['y'] is a object"),
-    (("a",), " is a tuple"),
-]
+    def compute(self):
+        return self.count
 
 
-def fitted(optimizer_state=None, *, callbacks=(), early=False, store=None, chained=False):
-    module = Level()
-    optimizer = Counts([module.level])
-    optimizer.state, optimizer.early = optimizer_state, early
-    module.optimizer = ChainOptimizer([optimizer]) if chained else optimizer
-    experiment = Experiment(store or InMemoryStore())
-    trainer = Trainer(callbacks=callbacks, experiment=experiment)
-    return module, trainer
+class Counted(Speed):
+    """The first state passes one item, and one candidate both."""
+
+    passed = ("y", "xy", "x", "y")
+    monitor = "failures"
+
+    def __init__(self):
+        super().__init__()
+        self.failures = Failures()
 
 
-def fit(module, trainer):
-    return trainer.fit(module, ITEMS, ITEMS, max_epochs=2)
+def test_under_a_metric_of_the_whole_split_an_item_counts_by_whether_it_passed():
+    experiment, loop, _ = fitted(module=Counted())
+    assert (experiment.record_of(1).candidate, experiment.record_of(1).best) == (1, 0.0)
+    scores = {name: state.scores for name, state in recorded(experiment).pool.states.items()}
+    assert scores == {"epoch-0000": (0.0, 1.0), "epoch-0001": (1.0, 1.0)}
+    assert [state.name for state in loop._states.pool.frontier.states] == ["epoch-0001"]
 
 
-@pytest.mark.parametrize("early", [False, True])
-@pytest.mark.parametrize(("state", "odd"), ODD)
-def test_an_optimizers_state_is_refused_with_its_path(state, odd, early):
-    module, trainer = fitted(state, early=early)
-    with pytest.raises(StateError) as refused:
-        fit(module, trainer)
-    assert refused.value.message.startswith(f"optimizer.state_dict(){odd}, which JSON")
-    assert "load_state_dict" in refused.value.hint
-    store = trainer.experiment.store
-    # The step is taken back, and nothing of it is written.
-    assert module.level.data == 0
-    assert list(store.records(StepRecord)) == []
-    epochs = [record.epoch for _, record in store.records(MetricsRecord)]
-    assert epochs == ([] if early else [0])
-    assert len(store.log()) == 1
+def test_an_objective_that_no_item_has_ends_the_run_at_the_baseline():
+    module = Speed()
+    with pytest.raises(UsageError) as refused:
+        fitted(("tokens:min",), module)
+    assert refused.value.message == "no val item has the objective 'tokens'"
+    assert refused.value.hint == "give --objective one of: accuracy, seconds"
+    assert module.letter.data == "a"
 
 
-def test_a_part_of_a_chain_is_named_too():
-    module, trainer = fitted({"seen": (1,)}, chained=True)
-    with pytest.raises(
-        StateError, match=r"optimizer\.state_dict\(\)\['optimizers'\]\[0\]\['seen'\]"
-    ):
-        fit(module, trainer)
+@pytest.mark.parametrize(
+    ("given", "says", "hint"),
+    [
+        (["f1", "val_f1:max"], "'f1' is given twice", "leave one out"),
+        (["f1:up"], "'up' is no direction", "METRIC:min"),
+        ([":min"], "has no name", "METRIC:min"),
+    ],
+)
+def test_objectives_that_say_nothing_are_refused(given, says, hint):
+    with pytest.raises(UsageError) as refused:
+        named_objectives(given)
+    assert says in refused.value.message and hint in refused.value.hint
 
 
-class Remembers(Callback):
-    """Its state is odd from a moment on."""
-
-    def __init__(self, moment, state):
-        self.state, self.moment, self.odd = state, moment, False
-
-    def on_train_start(self, trainer, module):
-        self.odd |= self.moment == "on_train_start"
-
-    def on_verdict(self, trainer, module, decision):
-        self.odd |= self.moment == "on_verdict" and trainer.current_epoch == 1
-
-    def state_dict(self):
-        return self.state if self.odd else {}
-
-
-@pytest.mark.parametrize("moment", ["on_train_start", "on_verdict"])
-@pytest.mark.parametrize(("state", "odd"), ODD[:3])
-def test_a_callbacks_state_is_refused_with_its_path(state, odd, moment):
-    module, trainer = fitted({}, callbacks=[Remembers(moment, state)])
-    with pytest.raises(StateError) as refused:
-        fit(module, trainer)
-    assert f"Remembers.state_dict(){odd}" in refused.value.message
-    store = trainer.experiment.store
-    assert [record.epoch for _, record in store.records(MetricsRecord)] == [0]
-    # At the first step, before it is paid; what changes later, when the epoch would be recorded.
-    assert len(list(store.records(StepRecord))) == (moment == "on_verdict")
+def test_no_direction_is_guessed():
+    names = named_objectives(["accuracy", "f1", "wer", "seconds:min"])
+    stated = {"wer": "min"}
+    assert directed(names, "accuracy", "max", stated) == {
+        "accuracy": "max",
+        "f1": "max",
+        "wer": "min",
+        "seconds": "min",
+    }
+    for given, says, hint in [
+        ("seconds", "whether a higher or a lower 'seconds' is better", "--objective seconds:min"),
+        ("accuracy:min", "--objective accuracy:min, and 'accuracy' decides", "--mode min"),
+    ]:
+        with pytest.raises(UsageError) as refused:
+            directed(named_objectives([given]), "accuracy", "max", {})
+        assert says in refused.value.message and hint in refused.value.hint
 
 
-def test_an_own_loops_state_is_refused_with_its_path():
-    module, trainer = fitted({})
-    experiment = trainer.experiment
-    fit(module, trainer)
-    with pytest.raises(StateError, match=r"loop\.state_dict\(\)\['seen'\] is a set"):
-        experiment.on_epoch_complete(
-            3, {}, experiment.history and trainer.decision, state={"loop": {"seen": {1}}}
-        )
-    assert experiment.last_epoch == 2
+def test_objectives_that_nothing_looks_at_are_refused():
+    with pytest.raises(UsageError) as refused:
+        SearchLoop(objectives=["f1"])
+    assert "--select frontier" in refused.value.hint
+    assert SearchLoop(objectives=["f1"], keep=1).objectives == {"f1": None}
 
 
-def test_by_hand_a_step_with_such_a_state_is_no_commit():
-    parameter = Parameter(0)
-    optimizer, experiment = Counts([parameter]), Experiment()
-    optimizer.state = {1: 2}
-    experiment.attach(optimizer)
-    with pytest.raises(StateError, match="has the key 1, a int"):
-        optimizer.step()
-    assert len(experiment.store.log()) == 1
-
-
-def test_what_json_carries_comes_back():
-    state = {"n": 3, "x": 0.5, "nan": math.inf, "t": "half \ud83d", "l": [[], {"a": None}, True]}
-    module, trainer = fitted(state)
-    fit(module, trainer)
-    again, resumed = fitted(state, store=trainer.experiment.store)
-    trainer.experiment.close()
-    resumed.fit(again, ITEMS, ITEMS, max_epochs=3)
-    assert again.optimizer.loaded == state
+def test_a_state_without_a_value_is_the_worst_at_it():
+    experiment, *_ = fitted(("seconds:min",))
+    states = recorded(experiment)
+    state = states.state(2, 0, ({"accuracy": 1.0, "seconds": math.nan}, []), "r")
+    assert state.scores == (-math.inf, -math.inf, -math.inf)

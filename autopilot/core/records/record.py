@@ -269,6 +269,7 @@ class MetricsRecord(Record):
         origin: The name of the state that the candidate started from, as "epoch-0003".
         origins: Of an epoch with several: that of each candidate.
         better: The numbers of candidates that are better than what they started from.
+        objectives: Of the baseline: the objectives of the search, each with "max" or "min".
     """
 
     kind: ClassVar[str] = "metrics"
@@ -306,6 +307,7 @@ class MetricsRecord(Record):
     origin: str = ""
     origins: tuple[str, ...] = ()
     better: tuple[int, ...] = ()
+    objectives: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def candidates(self) -> int:
