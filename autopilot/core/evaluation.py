@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,25 +15,33 @@ from autopilot.audit import run_here
 from autopilot.core import graph
 from autopilot.core.exchanges import GivenItems
 from autopilot.core.failures import Failures
-from autopilot.core.interpreter import Aside, Jobs, leave, seed_everything, seed_of
-from autopilot.core.items import FreshBatches, SplitIds, copied
+from autopilot.core.interpreter import (
+    Aside,
+    Jobs,
+    Machines,
+    Result,
+    leave,
+    seed_everything,
+    seed_of,
+)
+from autopilot.core.items import copied, singles_of
 from autopilot.core.loss import Loss
 from autopilot.core.outages import side_by_side
 from autopilot.core.progress import Death, Position
 from autopilot.core.records.record import ProgressNote
 from autopilot.core.run import Run, current_run, is_infrastructure, say, state_line
-from autopilot.core.scoring import Scoring
+from autopilot.core.scoring import Scoring, label, mistake_in, to_score
 from autopilot.core.signatures import check_awaited
-from autopilot.core.types import Datum, as_datum, digest
-from autopilot.errors import EmptySplitError, EvaluationError, NoMoreCallsError, UsageError
+from autopilot.core.types import Datum
+from autopilot.errors import EvaluationError, NoMoreCallsError, UsageError
 
 if TYPE_CHECKING:
     from autopilot.core.experiment import Experiment
     from autopilot.core.module import AutoPilotModule
 
+Batch = tuple[int, Datum, bool]
+"""Number, items, and whether it is the last one."""
 STEPS = {"train": "training_step", "val": "validation_step", "test": "test_step"}
-_WORDS = ("feedback", "error_message", "unmeasured")
-_USUAL = frozenset((str, type(None)))
 
 
 class Evaluator:
@@ -98,8 +107,6 @@ class Evaluator:
         seed = seed_of(self.seed, position.repeat)
         running = replace(position, is_running=True, size=max(len(batch.items), 1))
         died = self.experiment.deaths(position, max(len(batch.items), 1))
-        # Where this process died in the batch, the item is found by evaluating them here.
-        jobs = None if -1 in died else self.experiment.jobs
         done: dict[int, Datum] = {}
 
         def pausing() -> None:
@@ -107,18 +114,12 @@ class Evaluator:
             self.experiment.positions.at(position)
 
         def attempt() -> Datum:
-            if jobs is not None:
-                self.experiment.positions.at(replace(running, size=0))
-                return self._one_by_one(running, batch, died, done, jobs)
-            self.experiment.positions.at(running)
-            if died:
-                return self._one_by_one(running, batch, died, done)
-            # The whole batch again, so that chance is as without the outage.
-            seed_everything(seed, split, epoch, index)
-            return self._isolated(split, batch, done)
+            if self.experiment.machines is not None:
+                return self._elsewhere(running, batch, died, done, self.experiment.machines)
+            return self._here(running, batch, died, done)
 
         def score(loss: Loss) -> None:
-            for at, results, items in _to_score(running, data, batch, died):
+            for at, results, items in to_score(running, data, batch, died):
                 self.experiment.positions.at(at)
                 chance = ("score",) if at.item < 0 else ("score", at.item)
                 seed_everything(seed, split, epoch, index, *chance)
@@ -132,7 +133,7 @@ class Evaluator:
                 # Candidates of one state share its results, whichever of them measured it.
                 run.line = state_line(self.experiment.now.state)
             data = run.wait_out(attempt, pausing, progress=lambda: len(done))
-            _label(data, batch, position)
+            label(data, batch, position)
             self.scoring.apply(data)
             if self.loss is not None and type(self.loss).score is not Loss.score:
                 run.wait_out(partial(score, self.loss), pausing)
@@ -149,6 +150,104 @@ class Evaluator:
         self.failures.clear()
         self.given.clear()
 
+    def ahead(
+        self, given: Iterable[Batch], position: Position, window: int | None = None
+    ) -> Iterator[Batch]:
+        """Batches, of which other machines evaluate some before they are asked for.
+
+        Args:
+            position: Split, epoch and measurement.
+            window: So many are evaluated in one state; None: all.
+        """
+        machines = self.experiment.machines
+        if machines is None:
+            yield from given
+            return
+        waiting = deque[Batch]()
+        try:
+            for index, batch, last in given:
+                waiting.append((index, batch, last))
+                at = replace(position, number=index, is_running=True, size=0)
+                died = self.experiment.deaths(at, max(len(batch.items), 1))
+                parts = self._parts(at, batch, died, machines)
+                if parts and not self.experiment.progress.has(at, batch, self.experiment.now.state):
+                    machines.begin(at, parts)
+                is_end = last or (window is not None and (index + 1) % window == 0)
+                while waiting and (is_end or len(waiting) >= machines.width):
+                    yield waiting.popleft()
+        finally:
+            machines.drop()
+
+    def at_worker(self, position: Position, parts: Mapping[int, Datum]) -> dict[int, Datum]:
+        """Evaluates what `Machines.begin` was given, as `run` does; the loss scores none of it."""
+        done: dict[int, Datum] = {}
+        items = [item for part in parts.values() for item in part.leaves()]
+        running = replace(position, is_running=True, size=len(items))
+        died = self.experiment.deaths(position, max(parts, default=0) + 1)
+        if -1 in parts:
+            return {-1: self._here(running, parts[-1], died, done)}
+        whole = Datum(items=items)
+        self._one_by_one(running, whole, died, done, self.experiment.jobs, parts=parts)
+        return done
+
+    def _here(
+        self,
+        running: Position,
+        batch: Datum,
+        died: Mapping[int, ProgressNote],
+        done: dict[int, Datum],
+    ) -> Datum:
+        # Where this process died in the batch, the item is found by evaluating them here.
+        jobs = None if -1 in died else self.experiment.jobs
+        if jobs is not None:
+            self.experiment.positions.at(replace(running, size=0))
+            return self._one_by_one(running, batch, died, done, jobs)
+        self.experiment.positions.at(running)
+        if died:
+            return self._one_by_one(running, batch, died, done)
+        # The whole batch again, so that chance is as without the outage.
+        seed = seed_of(self.seed, running.repeat)
+        seed_everything(seed, running.split, running.epoch, running.number)
+        return self._isolated(running.split, batch, done)
+
+    def _parts(
+        self, at: Position, batch: Datum, died: Collection[int], machines: Machines
+    ) -> dict[int, Datum]:
+        """The parts of a batch that may be evaluated anywhere: all of it, or each of its items."""
+        if not machines.by_item:
+            return {} if any(number >= 0 for number in died) else {-1: batch}
+        return {n: one for n, one in enumerate(singles_of(batch)) if n not in died}
+
+    def _elsewhere(
+        self,
+        running: Position,
+        batch: Datum,
+        died: Mapping[int, ProgressNote],
+        done: dict[int, Datum],
+        machines: Machines,
+    ) -> Datum:
+        # The machines look at the time of an item. This process died for reasons of its own.
+        self.experiment.positions.at(running := replace(running, size=0))
+        died = {number: note for number, note in died.items() if number >= 0}
+        if machines.by_item or died:
+            return self._one_by_one(running, batch, died, done, machines=machines)
+        results: list[Result] = []
+        machines.finish(running, {-1: batch}, lambda _, result: results.append(result))
+        (result,) = results
+        if not isinstance(result, Death):
+            return self._taken(result)
+        each = [self._dead(one, result.reason, result.printed) for one in singles_of(batch)]
+        return self._combined(batch, each) if len(each) > 1 else each[0]
+
+    def _taken(self, result: tuple[Datum, Aside]) -> Datum:
+        """The result of another process, whose failures and notes are taken over."""
+        data, (failures, notes, violations) = result
+        self.failures.learn(failures)
+        self.experiment.violations += violations
+        for each in notes:
+            say(each)
+        return data
+
     def _change(self) -> str:
         store = self.experiment.store
         return store.diff(self.experiment.revision_before, store.tip)
@@ -163,7 +262,7 @@ class Evaluator:
         if self._pool is not None and len(batch.items) > 1:
             done = {} if done is None else done
             run = partial(self._isolated, split)
-            return self._combined(batch, side_by_side(self._pool, run, _singles(batch), done))
+            return self._combined(batch, side_by_side(self._pool, run, singles_of(batch), done))
         try:
             return self._step(split, batch)
         except (EvaluationError, NoMoreCallsError, KeyboardInterrupt):
@@ -177,7 +276,7 @@ class Evaluator:
                 graph.attach(self.module, batch, failed)
                 return failed
         # Outside of the handler: the batch's exception is not the context of its items' own.
-        return self._combined(batch, [self._isolated(split, one) for one in _singles(batch)])
+        return self._combined(batch, [self._isolated(split, one) for one in singles_of(batch)])
 
     def _one_by_one(
         self,
@@ -186,6 +285,8 @@ class Evaluator:
         died: Mapping[int, ProgressNote],
         done: dict[int, Datum],
         jobs: Jobs | None = None,
+        machines: Machines | None = None,
+        parts: Mapping[int, Datum] | None = None,
     ) -> Datum:
         """Evaluates each item of a batch by itself, and notes it by itself.
 
@@ -196,16 +297,21 @@ class Evaluator:
             died: The deaths: an item's position, or -1 for the whole batch, to its note.
             done: Results of earlier attempts; further ones are added.
             jobs: Evaluates the items in other processes.
+            machines: Evaluate them elsewhere.
+            parts: Those of its items that are evaluated, each as a batch; None: all.
         """
         alone = len(batch.items) <= 1
-        singles = [batch] if alone else _singles(batch)
-        at = [replace(position, item=number, size=1) for number in range(len(singles))]
-        for number, one in enumerate(singles):
+        singles = dict(
+            enumerate([batch] if alone else singles_of(batch)) if parts is None else parts
+        )
+        at = {number: replace(position, item=number, size=1) for number in singles}
+        is_here = jobs is None and machines is None
+        for number, one in singles.items():
             if note := died.get(number) or (died.get(-1) if alone else None):
                 done[number] = self._dead(one, note.died, note.printed)
             elif (recorded := self.experiment.recall(at[number], one)) is not None:
                 done.setdefault(number, recorded)
-            elif jobs is None and number not in done:
+            elif is_here and number not in done:
                 self.experiment.positions.at(at[number])
                 started = time.perf_counter()
                 done[number] = self._alone(at[number], one)
@@ -221,27 +327,25 @@ class Evaluator:
 
         since = time.perf_counter()
 
-        def finished(number: int, result: tuple[Datum, Aside] | Death) -> None:
+        def finished(number: int, result: Result) -> None:
             nonlocal since
             if isinstance(result, Death):
                 data = self._dead(singles[number], result.reason, result.printed)
-                _label(data, singles[number], position)
+                label(data, singles[number], position)
                 self.scoring.apply(data)
             else:
-                data, (failures, notes, violations) = result
-                self.failures.learn(failures)
-                self.experiment.violations += violations
-                for each in notes:
-                    say(each)
+                data = self._taken(result)
             done[number] = data
             # Wall clock: those that run side by side do not take the time of all of them.
             before, since = since, time.perf_counter()
             self._remember(at[number], singles[number], data, since - before)
 
-        if jobs is not None:
-            jobs.run([n for n in range(len(singles)) if n not in done], evaluate, finished)
-        results = [done[number] for number in range(len(singles))]
-        for one, data in zip(singles, results, strict=True):
+        if machines is not None:
+            machines.finish(position, {n: singles[n] for n in singles if n not in done}, finished)
+        elif jobs is not None:
+            jobs.run([n for n in singles if n not in done], evaluate, finished)
+        results = [done[number] for number in singles]
+        for one, data in zip(singles.values(), results, strict=True):
             if data.grad_fn is None:
                 graph.attach(self.module, one, data)
         self.experiment.positions.at(position)
@@ -258,17 +362,17 @@ class Evaluator:
         seed, split = seed_of(self.seed, position.repeat), position.split
         seed_everything(seed, split, position.epoch, position.number, "item", position.item)
         data = self._isolated(split, item)
-        _label(data, item, position)
+        label(data, item, position)
         self.scoring.apply(data)
         return data
 
     def _remember(self, position: Position, item: Datum, data: Datum, seconds: float) -> None:
         # Whether feedback needs more of the result's graph than can be recalled.
-        waits = position.split == "train" and not _is_simple(data)
+        waits = position.split == "train" and not graph.is_simple(data)
         self.experiment.remember(position, item, data, seconds, waits=waits)
 
     def _combined(self, batch: Datum, results: list[Datum]) -> Datum:
-        simple = all(_is_simple(result) for result in results)
+        simple = all(graph.is_simple(result) for result in results)
         combined = Datum(items=[item for result in results for item in result.leaves()])
         if simple:
             graph.attach(self.module, batch, combined)
@@ -287,113 +391,10 @@ class Evaluator:
         # The loss gets the batch as it was, whatever the module takes out of its own.
         data = run_here(self.module.call, step, copied(batch))
         check_awaited(data, f"{type(self.module).__name__}.{STEPS[split]}")
-        wrong = _mistake(data, batch)
+        wrong = mistake_in(data, batch)
         if wrong:
             raise EvaluationError(
                 f"{type(self.module).__name__}.{STEPS[split]} returned {wrong}",
                 hint="return Datum(items=[...]) with one Datum for each item of the batch",
             )
         return cast(Datum, data)
-
-
-def _mistake(data: object, batch: Datum) -> str:
-    """The mistake in a value that a step returned; "" if it can be a result."""
-    if not isinstance(data, Datum):
-        return f"{type(data).__name__}, not a Datum"
-    items: object = data.items
-    if not isinstance(items, list | tuple):
-        return f"a Datum whose items are a {type(items).__name__}, not a list"
-    if items and batch.items and len(items) != len(batch.items):
-        return f"{len(items)} items for a batch of {len(batch.items)}"
-    for item in (*items, data):
-        if not isinstance(item, Datum):
-            return f"an item that is a {type(item).__name__}, not a Datum"
-        texts: tuple[object, ...] = (item.feedback, item.error_message, item.unmeasured)
-        # In C for the usual item: a loop over the three takes as long as all else here.
-        for name, text in (
-            () if _USUAL.issuperset(map(type, texts)) else zip(_WORDS, texts, strict=True)
-        ):
-            if text is not None and not isinstance(text, str):
-                return f"an item whose {name} is a {type(text).__name__}, not a text"
-        metrics: object = item.metrics
-        if not isinstance(metrics, (dict, Mapping)):
-            return f"an item whose metrics are a {type(metrics).__name__}, not a dict"
-    return ""
-
-
-def _singles(batch: Datum) -> list[Datum]:
-    return [Datum(items=[item], metadata=dict(batch.metadata)) for item in batch.items]
-
-
-def _to_score(
-    running: Position, data: Datum, batch: Datum, died: Collection[int]
-) -> list[tuple[Position, Datum, Datum]]:
-    """Position, results and items of each call of a score: the batch, or each item that lives."""
-    if not died:
-        return [(running, data, batch)]
-    singles = _singles(batch) if len(batch.items) > 1 else []
-    return [
-        (replace(running, item=number, size=1), Datum(items=[result]), single)
-        for number, (result, single) in enumerate(zip(data.items, singles, strict=False))
-        if number not in died
-    ]
-
-
-def _is_simple(data: Datum) -> bool:
-    node = data.grad_fn
-    if node is not None and node.is_step and len(node.upstream) == 1:
-        # A step that returns what its module returned is that call.
-        (inner,) = node.upstream
-        node = inner if inner.module is node.module and inner.output is data else node
-    return node is not None and not node.upstream and not node.called
-
-
-def _label(data: Datum, batch: Datum, position: Position) -> None:
-    split, epoch = data.split, data.epoch = position.split, position.epoch
-    outputs, inputs = list(data.leaves()), list(batch.leaves())
-    same_length = len(outputs) == len(inputs)
-    for number, item in enumerate(outputs):
-        item.split, item.epoch = split, epoch
-        if same_length:
-            item.id = inputs[number].id
-    # A result that is one item's own keeps the item's id.
-    if data.items or not same_length:
-        data.id = batch.id
-
-
-def batches(
-    loader: Iterable[Any], split: str, epoch: int, seed: int
-) -> Iterator[tuple[int, Datum, bool]]:
-    """Number, batch, and whether it is the last; one batch ahead, for loaders of unknown length.
-
-    Raises:
-        EmptySplitError: there is none; an empty split must not look as if it was measured.
-        DataError: two items of val or test share an id of their own.
-    """
-    set_epoch = getattr(loader, "set_epoch", None)
-    if set_epoch is not None:
-        set_epoch(epoch, seed)
-    iterator = iter(loader)
-    held = next(iterator, None)
-    if held is None:
-        raise EmptySplitError(
-            f"the {split} split gives no batches in epoch {epoch}",
-            hint="a generator gives them once: pass a list, a DataLoader, or what can be iterated "
-            "again",
-        )
-    index, ids, is_fresh = 0, SplitIds(split), isinstance(iterator, FreshBatches)
-    while held is not None:
-        following = next(iterator, None)
-        # An endless dataset or a list: its items are the same in the next epoch.
-        batch = as_batch(held) if is_fresh else copied(as_batch(held))
-        yield index, ids.distinct(batch), following is None
-        held, index = following, index + 1
-
-
-def as_batch(batch: object) -> Datum:
-    """A loader's batch as a Datum: a list becomes its items, anything else a single item."""
-    if isinstance(batch, Datum):
-        return batch
-    several = batch if isinstance(batch, list | tuple) else [batch]
-    items = [as_datum(item, index) for index, item in enumerate(several)]
-    return Datum(items=items, id=digest([item.id for item in items]))

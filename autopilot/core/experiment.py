@@ -17,7 +17,7 @@ from autopilot import __version__
 from autopilot.core.comparison import Monitored, mean_items
 from autopilot.core.draft import Draft
 from autopilot.core.in_progress import InProgress, start_of_epoch
-from autopilot.core.interpreter import Interpreter, Jobs
+from autopilot.core.interpreter import Interpreter, Jobs, Machines
 from autopilot.core.memory import Memory, Past
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter, values_of
@@ -75,6 +75,7 @@ class Experiment(InProgress):
         died: What ended its process before; noted when it is opened.
         interpreter: Says whether this process may evaluate the present state.
         jobs: Evaluates items in processes of their own; None: in this one.
+        machines: Evaluate batches at workers; None: they are evaluated here.
         is_replacement: This process goes on where another one of the same run ended.
         is_guest: Another process holds the experiment; this one works on a candidate alone.
 
@@ -122,6 +123,7 @@ class Experiment(InProgress):
         self.positions, self.died = PositionLog(), list[Death]()
         self.interpreter, self.is_replacement, self.is_guest = Interpreter(), False, False
         self.jobs: Jobs | None = None
+        self.machines: Machines | None = None
 
     # --- reading -------------------------------------------------------------------------------
 

@@ -362,3 +362,13 @@ def producers_of(values: Iterable[object]) -> list[Node]:
         elif isinstance(value, dict):
             stack.extend(reversed(list(value.values())))
     return list(found.values())
+
+
+def is_simple(data: Datum) -> bool:
+    """Whether a result is that of one call, of nothing that was computed before."""
+    node = data.grad_fn
+    if node is not None and node.is_step and len(node.upstream) == 1:
+        # A step that returns what its module returned is that call.
+        (inner,) = node.upstream
+        node = inner if inner.module is node.module and inner.output is data else node
+    return node is not None and not node.upstream and not node.called

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, all_suffixes
@@ -16,11 +16,13 @@ from types import ModuleType
 from typing import Protocol
 
 from autopilot.core.failures import Failures
-from autopilot.core.progress import Death
+from autopilot.core.progress import Death, Position
 from autopilot.core.types import Datum
 
 Aside = tuple[Failures, list[str], list[str]]
 """Beside an item's result: its failures, and the run's further notes and violations."""
+Result = tuple[Datum, Aside] | Death
+"""Of another process: a result, or its end."""
 _IMPORTABLE = tuple(all_suffixes())
 
 
@@ -65,7 +67,7 @@ class Jobs(Protocol):
         self,
         numbers: Sequence[int],
         evaluate: Callable[[int], tuple[Datum, Aside]],
-        finished: Callable[[int, tuple[Datum, Aside] | Death], None],
+        finished: Callable[[int, Result], None],
     ) -> None:
         """Evaluates items, in any order.
 
@@ -77,6 +79,47 @@ class Jobs(Protocol):
         Raises:
             BaseException: `evaluate` raised it; the items that had begun are finished before.
         """
+
+
+class Machines(Protocol):
+    """Evaluates batches, or the items of batches, at workers that may be other machines.
+
+    The state is that of the experiment at the time. All results are those of an evaluation here.
+
+    Attributes:
+        by_item: An item has a process and a seed of its own; otherwise a batch has.
+        width: How many batches are begun before the first of them is asked for.
+    """
+
+    by_item: bool
+    width: int
+
+    def begin(self, position: Position, parts: Mapping[int, Datum]) -> None:
+        """Begins to evaluate a batch.
+
+        Args:
+            parts: Its items by their positions, each as a batch of one; or -1 to all of it.
+        """
+
+    def finish(
+        self,
+        position: Position,
+        parts: Mapping[int, Datum],
+        finished: Callable[[int, Result], None],
+    ) -> None:
+        """Waits for the results of a batch; begins with what has not begun.
+
+        Args:
+            finished: Called with each part's result, or with its death where every worker that had
+                it was lost.
+
+        Raises:
+            ConnectionError: no worker answers.
+            BaseException: a worker raised it, as an evaluation here would have.
+        """
+
+    def drop(self) -> None:
+        """Forgets what was begun and is not finished."""
 
 
 def is_importable(name: str) -> bool:

@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Any, TypeVar
 
 from autopilot.core.types import Datum, as_datum, digest
-from autopilot.errors import DataError, UsageError
+from autopilot.errors import DataError, EmptySplitError, UsageError
 
 V = TypeVar("V")
 
@@ -319,3 +319,48 @@ def leakage_notes(loaders: Mapping[str, Iterable[Any] | None]) -> list[str]:
         named = " and ".join(streams)
         notes.append(f"leakage was not looked for in {named}: streams (find_leakage reads them)")
     return notes
+
+
+def batches(
+    loader: Iterable[Any], split: str, epoch: int, seed: int
+) -> Iterator[tuple[int, Datum, bool]]:
+    """Number, batch, and whether it is the last; one batch ahead, for loaders of unknown length.
+
+    Raises:
+        EmptySplitError: there is none; an empty split must not look as if it was measured.
+        DataError: two items of val or test share an id of their own.
+    """
+    set_epoch = getattr(loader, "set_epoch", None)
+    if set_epoch is not None:
+        set_epoch(epoch, seed)
+    iterator = iter(loader)
+    held = next(iterator, None)
+    if held is None:
+        raise EmptySplitError(
+            f"the {split} split gives no batches in epoch {epoch}",
+            hint="a generator gives them once: pass a list, a DataLoader, or what can be iterated "
+            "again",
+        )
+    index, ids, is_fresh = 0, SplitIds(split), isinstance(iterator, FreshBatches)
+    while held is not None:
+        following = next(iterator, None)
+        # An endless dataset or a list: its items are the same in the next epoch.
+        batch = as_batch(held) if is_fresh else copied(as_batch(held))
+        yield index, ids.distinct(batch), following is None
+        held, index = following, index + 1
+
+
+def as_batch(batch: object) -> Datum:
+    """A loader's batch as a Datum: a list becomes its items, anything else a single item."""
+    if isinstance(batch, Datum):
+        return batch
+    several = batch if isinstance(batch, list | tuple) else [batch]
+    items = [as_datum(item, index) for index, item in enumerate(several)]
+    return Datum(items=items, id=digest([item.id for item in items]))
+
+
+def singles_of(batch: Datum) -> list[Datum]:
+    """The items of a batch, each as a batch of one."""
+    if len(batch.items) <= 1:
+        return [batch]
+    return [Datum(items=[item], metadata=dict(batch.metadata)) for item in batch.items]

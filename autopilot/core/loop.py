@@ -15,8 +15,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
-from autopilot.core.evaluation import batches
 from autopilot.core.fit import Fit
+from autopilot.core.items import batches
 from autopilot.core.measured import Measured, SplitMetrics, measure, recorded_batches
 from autopilot.core.policy import Decision, decide
 from autopilot.core.progress import Position
@@ -91,7 +91,9 @@ class EpochLoop(Loop):
         assert fit.train is not None
         fit.module.train()
         train, step = SplitMetrics(fit.module, keep_items=False), 1
-        for index, batch, last in batches(fit.train, "train", fit.epoch, fit.seed):
+        given = batches(fit.train, "train", fit.epoch, fit.seed)
+        position = Position("train", fit.epoch)
+        for index, batch, last in fit.evaluator.ahead(given, position, fit.accumulate):
             fit.call("on_train_batch_start", batch, index)
             data = fit.evaluator.run(Position("train", fit.epoch, index), batch)
             fit.gather(data, batch, step)

@@ -18,11 +18,12 @@ from autopilot.core import graph
 from autopilot.core.callback import RunView
 from autopilot.core.collection import ByName, compute_all, update_all
 from autopilot.core.comparison import EpochView, Monitored, mean_items
-from autopilot.core.evaluation import Evaluator, batches
+from autopilot.core.evaluation import Evaluator
 from autopilot.core.experiment import Experiment
 from autopilot.core.figures import figures
 from autopilot.core.graph import no_grad
 from autopilot.core.interpreter import seed_of
+from autopilot.core.items import batches
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.noise import FEWEST_GAINS, compare
 from autopilot.core.progress import Position
@@ -260,7 +261,8 @@ def measure_once(
     with no_grad(), run.repeating(repeat):
         seed = seed_of(evaluator.seed, repeat)
         given = () if loader is None else batches(loader, split, epoch, seed)
-        for index, batch, _ in given:
+        at = Position(split, epoch, repeat=repeat)
+        for index, batch, _ in evaluator.ahead(given, at):
             call(f"on_{moment}_batch_start", batch, index)
             data = evaluator.run(Position(split, epoch, index, repeat), batch)
             call(f"on_{moment}_batch_end", data, batch, index)

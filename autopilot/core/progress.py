@@ -203,6 +203,12 @@ class EpochProgress:
             return dict.fromkeys(range(size), ProgressNote(died=why))
         return self._deaths.get(position.batch, {})
 
+    def has(self, position: Position, batch: Datum, state: str) -> bool:
+        """Whether `find` has a result of a batch."""
+        key, known = _key(batch, state), self._known.get(position.batch, {}).get(position.item)
+        is_known = known is not None and known.key == key
+        return is_known or (position.batch, position.item, key) in self._lent
+
     def find(self, position: Position, batch: Datum, state: str) -> Datum | None:
         """A batch's or an item's result from before a kill, if items and state are the same."""
         found, key = self._known.get(position.batch, {}).get(position.item), _key(batch, state)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,10 +15,15 @@ from autopilot.core.exchanges import NO_WORDS, exchange, with_targets
 from autopilot.core.figures import bound, gained, number, truth, wish
 from autopilot.core.gradient import Finding, Gradient, TextGradient
 from autopilot.core.graph import Graph
+from autopilot.core.items import singles_of
 from autopilot.core.parameter import Parameter
+from autopilot.core.progress import Position
 from autopilot.core.signatures import as_call, check_init
 from autopilot.core.types import Datum, Outcome
 from autopilot.errors import EvaluationError, UsageError
+
+_WORDS = ("feedback", "error_message", "unmeasured")
+_USUAL = frozenset((str, type(None)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,3 +278,56 @@ def _speaks(item: Datum, monitor: str) -> bool:
     if item.outcome == "unmeasured":
         return False
     return bool(item.feedback) or item.outcome in ("failed", "error") or monitor in item.metrics
+
+
+def mistake_in(data: object, batch: Datum) -> str:
+    """The mistake in a value that a step returned; "" if it can be a result."""
+    if not isinstance(data, Datum):
+        return f"{type(data).__name__}, not a Datum"
+    items: object = data.items
+    if not isinstance(items, list | tuple):
+        return f"a Datum whose items are a {type(items).__name__}, not a list"
+    if items and batch.items and len(items) != len(batch.items):
+        return f"{len(items)} items for a batch of {len(batch.items)}"
+    for item in (*items, data):
+        if not isinstance(item, Datum):
+            return f"an item that is a {type(item).__name__}, not a Datum"
+        texts: tuple[object, ...] = (item.feedback, item.error_message, item.unmeasured)
+        # In C for the usual item: a loop over the three takes as long as all else here.
+        for name, text in (
+            () if _USUAL.issuperset(map(type, texts)) else zip(_WORDS, texts, strict=True)
+        ):
+            if text is not None and not isinstance(text, str):
+                return f"an item whose {name} is a {type(text).__name__}, not a text"
+        metrics: object = item.metrics
+        if not isinstance(metrics, (dict, Mapping)):
+            return f"an item whose metrics are a {type(metrics).__name__}, not a dict"
+    return ""
+
+
+def label(data: Datum, batch: Datum, position: Position) -> None:
+    """Gives results the place and, where they are as many, the ids of their items."""
+    split, epoch = data.split, data.epoch = position.split, position.epoch
+    outputs, inputs = list(data.leaves()), list(batch.leaves())
+    same_length = len(outputs) == len(inputs)
+    for place, item in enumerate(outputs):
+        item.split, item.epoch = split, epoch
+        if same_length:
+            item.id = inputs[place].id
+    # A result that is one item's own keeps the item's id.
+    if data.items or not same_length:
+        data.id = batch.id
+
+
+def to_score(
+    running: Position, data: Datum, batch: Datum, died: Collection[int]
+) -> list[tuple[Position, Datum, Datum]]:
+    """Position, results and items of each call of a score: the batch, or each item that lives."""
+    if not died:
+        return [(running, data, batch)]
+    singles = singles_of(batch) if len(batch.items) > 1 else []
+    return [
+        (replace(running, item=at, size=1), Datum(items=[result]), single)
+        for at, (result, single) in enumerate(zip(data.items, singles, strict=False))
+        if at not in died
+    ]

@@ -14,10 +14,10 @@ from itertools import islice
 from typing import Any, Literal
 
 from autopilot.core import graph
-from autopilot.core.evaluation import as_batch
 from autopilot.core.experiment import Experiment
 from autopilot.core.failures import reason
 from autopilot.core.figures import direction_words
+from autopilot.core.items import as_batch
 from autopilot.core.measured import SplitMetrics
 from autopilot.core.module import name_parameters
 from autopilot.core.outages import Outages, transient_errors_of

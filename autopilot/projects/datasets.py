@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from autopilot.core.evaluation import as_batch
+from autopilot.core.items import as_batch
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.types import Datum, as_datum
 from autopilot.data.dataset import ListDataset, StreamingDataset

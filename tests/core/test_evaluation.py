@@ -9,9 +9,10 @@ from fractions import Fraction
 
 import pytest
 
-from autopilot.core.evaluation import Evaluator, as_batch, batches
+from autopilot.core.evaluation import Evaluator
 from autopilot.core.experiment import Experiment
 from autopilot.core.graph import Graph
+from autopilot.core.items import as_batch, batches
 from autopilot.core.loss import Loss
 from autopilot.core.module import AutoPilotModule, Module
 from autopilot.core.parameter import Parameter

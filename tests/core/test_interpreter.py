@@ -7,9 +7,10 @@ import textwrap
 
 import pytest
 
-from autopilot.core.evaluation import Evaluator, as_batch
+from autopilot.core.evaluation import Evaluator
 from autopilot.core.experiment import Experiment
 from autopilot.core.interpreter import leave, seed_everything
+from autopilot.core.items import as_batch
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.progress import Position
 from autopilot.core.types import Datum

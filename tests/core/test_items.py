@@ -12,10 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from autopilot.core.evaluation import Evaluator, as_batch, batches
+from autopilot.core.evaluation import Evaluator
 from autopilot.core.experiment import Experiment
 from autopilot.core.gradient import TextGradient
-from autopilot.core.items import Leak, Occurrence, SplitIds, check_ids, copied, find_leakage
+from autopilot.core.items import (
+    Leak,
+    Occurrence,
+    SplitIds,
+    as_batch,
+    batches,
+    check_ids,
+    copied,
+    find_leakage,
+)
 from autopilot.core.loss import Loss
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer

@@ -11,9 +11,10 @@ import pytest
 from autopilot.core import outages
 from autopilot.core.callback import Callback
 from autopilot.core.configuration import ChainLoss
-from autopilot.core.evaluation import Evaluator, as_batch
+from autopilot.core.evaluation import Evaluator
 from autopilot.core.experiment import Experiment
 from autopilot.core.gradient import Gradient
+from autopilot.core.items import as_batch
 from autopilot.core.loss import Loss
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer, Step

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 import autopilot.data
-from autopilot.core.evaluation import batches
+from autopilot.core.items import batches
 from autopilot.core.types import Datum, digest
 from autopilot.data import (
     DataLoader,
