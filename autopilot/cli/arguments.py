@@ -327,6 +327,7 @@ def _is_plain_epoch(word: str) -> bool:
     from autopilot.tracking.notebook import EPOCH_WORDS
 
     number = word.removeprefix("epoch-")
+    number = number if number == word else number.partition("-c")[0]  # a candidate's tag
     return word in EPOCH_WORDS or (number.isascii() and number.isdigit())
 
 

@@ -21,7 +21,7 @@ from autopilot.errors import UsageError, translated_as
 from autopilot.files import replacing
 from autopilot.git.repository import Repository
 from autopilot.text import whole
-from autopilot.tracking.attribution import candidate_of, candidates_of
+from autopilot.tracking.attribution import candidate_of, candidates_of, named_candidate
 from autopilot.tracking.notebook import Notebook
 
 _CHART_WIDTH, _SLICE_WIDTH = 100, 60
@@ -120,7 +120,7 @@ def show(
     autopilot show 7 --prompt      what the agent was asked
     """
     notebook, output = context.notebook(name), context.output
-    found = notebook.find(epoch)
+    found = named_candidate(notebook, epoch) or notebook.find(epoch)
     if candidate is not None:
         found = candidate_of(notebook, found.number, candidate)
     if prompt:

@@ -363,7 +363,7 @@ def gc(
             output.warning(f"{slug} is left as it is: {error.message}; {error.hint}")
             continue
         if missing:
-            tags[slug] = missing
+            tags[slug] = list(dict.fromkeys(epoch for epoch, _ in missing))
             what = "would make" if dry_run else "made"
             output.line(f"{what} {counted(len(missing), 'tag')} of {slug} again")
     loose = count_loose(repo)

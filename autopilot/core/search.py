@@ -22,7 +22,8 @@ from autopilot.core.loop import EpochLoop
 from autopilot.core.parameter import values_of
 from autopilot.core.policy import Decision, decide
 from autopilot.core.records.history import KnownState
-from autopilot.core.selection import BestSelection, Frontier, Selection, State, chance_of
+from autopilot.core.records.message import epoch_tag
+from autopilot.core.selection import BestSelection, Selection, State, chance_of
 from autopilot.core.states import RecordedStates, named_objectives
 from autopilot.core.store import Side
 from autopilot.core.types import Cost
@@ -78,7 +79,7 @@ class SearchLoop(EpochLoop):
     def epoch(self, fit: Fit, epoch: int) -> None:
         """All candidates, one after the other, and the verdict on the best one."""
         sides = self._sides(fit, epoch)
-        if len(sides) == 1 and sides[0].origin_epoch == fit.experiment.best_epoch:
+        if len(sides) == 1 and sides[0].origin == epoch_tag(fit.experiment.best_epoch):
             super().epoch(fit, epoch)
             return
         fit.start_epoch(epoch)
@@ -170,7 +171,7 @@ class SearchLoop(EpochLoop):
         states = self._pool(fit)
         if not self.keep:
             return
-        frontier, kept = Frontier(states.pool.frontier.states), 0
+        frontier, kept = states.pool.frontier.copy(), 0
         if leader is not None:
             frontier.add(self._state(fit, leader))
         for attempt in others:

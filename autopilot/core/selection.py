@@ -80,6 +80,14 @@ class Frontier:
         for state in states:
             self.add(state)
 
+    def copy(self) -> Frontier:
+        """A frontier of the same states, to be tried out."""
+        made = Frontier()
+        made.states, made._masks, made._first = [*self.states], [*self._masks], self._first
+        made._best, made._holders = [*self._best], [[*names] for names in self._holders]
+        made._counts = dict(self._counts)
+        return made
+
     def add(self, state: State) -> bool:
         """Takes a state in, unless one dominates it; those that it dominates leave.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from autopilot.core.items import find_duplicates, find_leakage
 from autopilot.core.records.index import INDEXED
+from autopilot.core.records.message import epoch_tag
 from autopilot.core.records.record import Event
 from autopilot.engine.loading import load_command_line
 from autopilot.engine.preflight import Check, preflight
@@ -173,7 +174,7 @@ def _run(repo: Repository, slug: str, state: str) -> Iterator[Check]:
         who = f"process {holder.pid}" if holder else "another process"
         yield Check("runs", "ok", f"{slug} is run by {who}")
     elif missing := missing_tags(repo, slug):
-        text = f"{slug} has no tag for kept epoch {missing[0]}"
+        text = f"{slug} has no tag {epoch_tag(*missing[0])}"
         yield Check("runs", "failed", text, "autopilot gc")
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from autopilot.core.records.message import epoch_tag
 from autopilot.errors import AutopilotError, ExperimentError
 from autopilot.git.commits import ahead_behind
 from autopilot.git.objects import has_object
@@ -138,7 +139,7 @@ class _Push:
                 if missing and not self.dry_run:
                     make_tags(self.repo, slug, missing)
             except AutopilotError as error:
-                what = f"{slug} lacks the tag of epoch {missing[0]}: {error.message}"
+                what = f"{slug} lacks the tag {epoch_tag(*missing[0])}: {error.message}"
                 self.done[slug] = Synced(slug, error=what, hint=error.hint)
                 return False
             if missing:

@@ -5,21 +5,31 @@ All look at kept epochs alone: what a rejected one changed, its rollback took ba
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
 from autopilot.core.figures import gained
-from autopilot.core.records.message import origin_epoch
+from autopilot.core.records.message import (
+    CANDIDATE,
+    EPOCH,
+    EXPERIMENT,
+    STEP,
+    origin_epoch,
+    trailer,
+    trailer_number,
+)
 from autopilot.core.records.record import MetricsRecord, StepRecord
 from autopilot.core.types import Datum
-from autopilot.errors import ExperimentError
+from autopilot.errors import ExperimentError, RepositoryError
 from autopilot.git import commits, objects
 from autopilot.git.commands import run_git
 from autopilot.text import some
 from autopilot.tracking.diagnosis import NOT_PASSED, is_graded
 from autopilot.tracking.epochs import Epoch
+from autopilot.tracking.layout import state_of_tag
 from autopilot.tracking.notebook import Notebook
 
 _SAID = NOT_PASSED | {"passed"}
@@ -83,6 +93,17 @@ def candidate_of(notebook: Notebook, epoch: int, number: int) -> Epoch:
         why = "does not exist"
         hint = f"choose one of 1 to {count}" if count else "the epoch has one alone"
     raise ExperimentError(f"candidate {number} of epoch {epoch} {why}", hint=hint)
+
+
+def named_candidate(notebook: Notebook, name: str) -> Epoch | None:
+    """The candidate of a tag or of a commit, as which its epoch is read from now on; else None."""
+    epoch, candidate = state_of_tag(f"/{name}") or (None, None)
+    if epoch is None and not name.isdigit():
+        with contextlib.suppress(RepositoryError):
+            text = commits.read_commit(notebook.repo, notebook.repo.resolve(name)).message
+            if trailer(text, STEP) and trailer(text, EXPERIMENT) == notebook.slug:
+                epoch, candidate = (trailer_number(text, each) for each in (EPOCH, CANDIDATE))
+    return candidate_of(notebook, epoch, candidate) if epoch and candidate else None
 
 
 @dataclass(frozen=True, slots=True)

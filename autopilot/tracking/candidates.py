@@ -6,6 +6,7 @@ ends the epoch has their last commits as further parents, and the refs go.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from autopilot.core.records.message import epoch_number
@@ -64,6 +65,12 @@ class CandidateLines(Store):
             if number is not None and number <= last:
                 refs.delete_ref(self.repo, name, oid)
                 Layout(self.slug, name.rpartition("/")[2]).progress(self.repo).unlink(True)
+        folder = Layout(self.slug, "0-0").progress(self.repo).parent
+        for lock in folder.glob("*.lock"):
+            lock.unlink(missing_ok=True)
+        for place in (folder, folder.parent):
+            with contextlib.suppress(OSError):  # it is in use
+                place.rmdir()
 
     def tag_candidate(self, epoch: int, number: int, revision: str, message: str) -> None:
         commits.create_tag(self.repo, self.layout.tag_name(epoch, number), revision, message)

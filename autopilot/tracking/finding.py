@@ -165,7 +165,8 @@ def user_of(repo: Repository) -> tuple[Repository, str | None]:
             f"{repo.workdir} is a worktree of a repository without a checkout",
             hint="call it from the checkout that the experiment was started in, or with -C",
         )
-    return Repository.discover(repo.main_workdir), repo.workdir.relative_to(root).as_posix()
+    name = repo.workdir.relative_to(root).as_posix()
+    return Repository.discover(repo.main_workdir), name.partition("@")[0]  # or a candidate's
 
 
 def open_tries(user: Repository, project: str | None = None) -> list[str]:

@@ -18,8 +18,9 @@ from autopilot.core.records.record import Lesson, MetricsRecord, StepRecord, Tra
 from autopilot.errors import RepositoryError
 from autopilot.git import commits, objects, refs
 from autopilot.git.commits import Commit
+from autopilot.tracking.attribution import candidates_of
 from autopilot.tracking.epochs import Epoch
-from autopilot.tracking.layout import KINDS, epoch_of_tag
+from autopilot.tracking.layout import KINDS, state_of_tag
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.parameters import manifest_paths
 
@@ -66,9 +67,9 @@ class Integrity:
                 self._strays.setdefault(record.epoch, []).append(commit)
         self.elsewhere = {epoch: places[0] for epoch, places in self._strays.items()}
         self._tags = {
-            number: name.removeprefix("refs/tags/")
+            state: name.removeprefix("refs/tags/")
             for name in refs.list_refs(self.repo, notebook.layout.tags)
-            if (number := epoch_of_tag(name)) is not None and not self._is_later(name)
+            if (state := state_of_tag(name)) is not None and not self._is_later(name)
         }
         self.expected = self._expected()
         self._places = manifest_paths(notebook.manifest)
@@ -78,7 +79,7 @@ class Integrity:
 
     def _expected(self) -> list[int]:
         """Every epoch that left a trace; the one that is going on has no verdict yet."""
-        numbers, stepped = {0, *self._tags, *self.judged}, set()
+        numbers, stepped = {0, *(epoch for epoch, _ in self._tags), *self.judged}, set()
         for commit in self.line.values():
             numbers.add(message.trailer_number(commit.message, message.REJECTED) or 0)
             stepped.add(message.trailer_number(commit.message, message.EPOCH) or 1)
@@ -192,12 +193,6 @@ class Integrity:
         if record.commit not in ("", *commit.parents[1:]):
             why = "the best candidate is none of its parents"
             yield Difference(number, "commit", record.commit[:7], commit.id[:7], why)
-        for candidate in record.stay:
-            tag = commits.read_tag(self.repo, notebook.layout.tag_name(number, candidate))
-            if tag is None or tag.commit != record.revisions[candidate - 1]:
-                there = record.revisions[candidate - 1][:7]
-                found = f"on {tag.commit[:7]}" if tag else "missing"
-                yield Difference(number, f"tag of candidate {candidate}", f"on {there}", found)
         for place in commit.parents[1:]:
             for own in notebook.line_of(place, number):
                 made = commits.read_commit(self.repo, own)
@@ -225,9 +220,7 @@ class Integrity:
         return found
 
     def _missing(self) -> Iterator[Difference]:
-        for number in self.expected:
-            if number in self.judged:
-                continue
+        for number in [each for each in self.expected if each not in self.judged]:
             place = self.elsewhere.get(number)
             if place is None:
                 yield Difference(number, "metrics note", "a verdict", "missing")
@@ -307,25 +300,40 @@ class Integrity:
                 yield Difference(number, f"best val {record.monitor}", record.best, best)
 
     def _tagged(self) -> Iterator[Difference]:
+        rest = dict(self._tags)
         for number, judged in self.judged.items():
-            if judged.record.verdict == "rejected":
-                if number in self._tags:
-                    why = "the epoch was rejected"
-                    yield Difference(number, "tag", "none", self._tags[number], why)
-                continue
-            tag, on = None, f"on {judged.commit[:7]}"
-            with contextlib.suppress(RepositoryError):  # a file that is no ref
-                tag = commits.read_tag(self.repo, self.notebook.layout.tag_name(number))
-            if tag is None:
-                why = "autopilot gc makes it again"
-                if refs.read_ref(self.repo, self.notebook.layout.branch) is None:
-                    why = f"autopilot fetch {self.notebook.slug} brings it"
-                yield Difference(number, "tag", on, "missing", why)
-            elif tag.commit != judged.commit:
-                why = f"git tag -d {self._tags[number]} && autopilot gc makes it anew"
-                yield Difference(number, "tag", on, f"on {tag.commit[:7]}", why)
-            elif self._is_ours:
-                yield from self._tag_message(number, judged, tag.message)
+            record, states = judged.record, {0: judged}
+            beside = candidates_of(self.notebook, number) if record.stay else ()
+            states |= {each.record.candidate: each for each in beside}
+            for candidate in (*((0,) if record.verdict != "rejected" else ()), *record.stay):
+                rest.pop((number, candidate), None)
+                if candidate in states:
+                    yield from self._tag(number, candidate, states[candidate])
+                else:
+                    what, there = "metrics note of candidate", record.revisions[candidate - 1][:7]
+                    yield Difference(number, f"{what} {candidate}", f"on {there}", "missing")
+        for (number, candidate), name in rest.items():
+            if number in self.judged:
+                who = f"candidate {candidate}" if candidate else "the epoch"
+                yield Difference(number, "tag", "none", name, f"{who} was rejected")
+
+    def _tag(self, number: int, candidate: int, judged: Epoch) -> Iterator[Difference]:
+        """The tag of a kept state."""
+        tag, name = None, self.notebook.layout.tag_name(number, candidate)
+        what = f"tag of candidate {candidate}" if candidate else "tag"
+        on = f"on {judged.commit[:7]}"
+        with contextlib.suppress(RepositoryError):  # a file that is no ref
+            tag = commits.read_tag(self.repo, name)
+        if tag is None:
+            why = "autopilot gc makes it again"
+            if refs.read_ref(self.repo, self.notebook.layout.branch) is None:
+                why = f"autopilot fetch {self.notebook.slug} brings it"
+            yield Difference(number, what, on, "missing", why)
+        elif tag.commit != judged.commit:
+            why = f"git tag -d {name} && autopilot gc makes it anew"
+            yield Difference(number, what, on, f"on {tag.commit[:7]}", why)
+        elif self._is_ours:
+            yield from self._tag_message(number, judged, tag.message)
 
     def _tag_message(self, number: int, judged: Epoch, tagged_text: str) -> Iterator[Difference]:
         """A tag's message against the note; without the test score, which comes after the tag."""

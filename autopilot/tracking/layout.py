@@ -26,6 +26,7 @@ PLACE_LOCK = "autopilot/.place.lock"
 """In a checkout's git folder: the lock of the run that works in it. No slug begins with a dot."""
 # A branch without notes here, as from a plain `git fetch`, is told by its newest commits.
 _LOOK_BACK = 100
+_TAG = re.compile(r".*/epoch-([0-9]+)(?:-c([0-9]{1,9}))?")
 _PART = re.compile(r"[a-z0-9][a-z0-9._-]*")
 # Files have 255, of which endings such as `.progress.jsonl` take some.
 _LONGEST, _REVERT = 240, "-revert"
@@ -251,9 +252,16 @@ def _names(repo: Repository, slug: str, tip: str) -> bool:
 
 
 def epoch_of_tag(name: str) -> int | None:
-    """The epoch of a tag's name; None if it is no epoch's."""
-    _, mark, number = name.rpartition("/epoch-")
-    return epoch_number(number) if mark else None
+    """The epoch of a tag's name; None if it is no epoch's, or that of a candidate."""
+    epoch, candidate = state_of_tag(name) or (None, 0)
+    return None if candidate else epoch
+
+
+def state_of_tag(name: str) -> tuple[int, int] | None:
+    """The epoch and the candidate of a tag's name; 0: the epoch's own. None if it is no state's."""
+    found = _TAG.fullmatch(name)
+    epoch = epoch_number(found[1]) if found else None
+    return (epoch, int(found[2] or 0)) if found and epoch is not None else None
 
 
 def candidates_progress(repo: Repository, slug: str) -> dict[int, Path]:

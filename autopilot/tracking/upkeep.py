@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -34,10 +33,18 @@ from autopilot.git.objects import has_object
 from autopilot.git.refs import delete_refs, refuse_checked_out
 from autopilot.git.repository import Repository
 from autopilot.git.worktrees import remove_folder, remove_worktree, worktree_path
+from autopilot.tracking.attribution import candidates_of
 from autopilot.tracking.checkout import half_written
 from autopilot.tracking.holding import stopped
 from autopilot.tracking.journal import Journal
-from autopilot.tracking.layout import PLACE_LOCK, Layout, experiments, held, is_experiment
+from autopilot.tracking.layout import (
+    PLACE_LOCK,
+    Layout,
+    experiments,
+    held,
+    is_experiment,
+    state_of_tag,
+)
 from autopilot.tracking.loggers import tracker_runs
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import (
@@ -51,7 +58,6 @@ from autopilot.tracking.parameters import manifest_paths
 
 Kind = Literal["worktree", "ref lock", "journal", "half-written file"]
 _STAGED_S = 3600.0
-_EPOCH_TAG = re.compile(r".*/epoch-\d+(-c\d+)?")
 # An experiment in one of these states can be resumed; its worktree saves a checkout then.
 RESUMABLE = ("created", "running", "waiting", "interrupted", "crashed", "killed")
 
@@ -100,24 +106,33 @@ def clear(repo: Repository, litter: Litter) -> Litter | None:
     return None
 
 
-def missing_tags(repo: Repository, slug: str) -> list[int]:
-    """The kept epochs of an experiment whose tags are gone: deleted by hand, or not fetched."""
+def missing_tags(repo: Repository, slug: str) -> list[tuple[int, int]]:
+    """The kept states of an experiment whose tags are gone: deleted by hand, or not fetched.
+
+    Returns:
+        The epoch of each, and its number among the candidates that stay; 0: the epoch's best one.
+    """
     notebook = Notebook(repo, slug)
-    return [n for n in numbers_of(notebook.index.kept) if n not in notebook.tagged]
+    there = refs.list_refs(repo, notebook.layout.tags)
+    stay = [(row.number, candidate) for row in notebook.index.epochs for candidate in row.stay]
+    states = sorted([*((number, 0) for number in numbers_of(notebook.index.kept)), *stay])
+    return [each for each in states if notebook.layout.tags + epoch_tag(*each) not in there]
 
 
-def make_tags(repo: Repository, slug: str, epochs: Sequence[int]) -> None:
+def make_tags(repo: Repository, slug: str, states: Sequence[tuple[int, int]]) -> None:
     """Makes tags again from the records."""
     with stopped(repo, slug) as notebook:
-        for number in epochs:
-            epoch, ref = notebook.epoch(number), f"{notebook.layout.tags}{epoch_tag(number)}"
+        for number, candidate in states:
+            ref = f"{notebook.layout.tags}{epoch_tag(number, candidate)}"
             try:
                 refs.read_ref(repo, ref)
             except RepositoryError:  # a file that is no ref; a packed one may be behind it
                 (repo.common_dir / ref).unlink(missing_ok=True)
                 repo.damaged.pop(repo.leave_out(ref).message)
+            of = candidates_of(notebook, number) if candidate else [notebook.epoch(number)]
+            epoch = next(each for each in of if candidate in (0, each.record.candidate))
             text = tag_message(slug, epoch.record, epoch.metrics)
-            create_tag(repo, notebook.layout.tag_name(number), epoch.commit, text)
+            create_tag(repo, notebook.layout.tag_name(number, candidate), epoch.commit, text)
 
 
 def states_of(repo: Repository) -> dict[str, str]:
@@ -155,13 +170,13 @@ def _worktrees(repo: Repository, states: dict[str, str]) -> Iterator[Litter]:
             why = "a measurement was killed"
         if not folder.exists():
             why = "its folder is gone, git still lists it"
-        outputs, keep = _outputs(repo, name, folder), ()
+        outputs, keep = _outputs(repo, slug, folder), ()
         with contextlib.suppress(AutopilotError):
             if state and outputs:
-                notebook = Notebook(repo, name)
+                notebook = Notebook(repo, slug)
                 for options in (notebook.manifest.options, *(e.options for e in notebook.events)):
                     keep = tuple(options.get("keep") or keep)
-        yield Litter("worktree", folder, why, name if state else "", outputs, keep)
+        yield Litter("worktree", folder, why, slug if state else "", outputs, keep)
 
 
 def _outputs(repo: Repository, slug: str, worktree: Path) -> tuple[WrittenPath, ...]:
@@ -324,7 +339,7 @@ def _plan(repo: Repository, slug: str) -> Removal:
     found = _directly_below(repo, layout.tags.rstrip("/"))
     tags, review = (
         {n: oid for n, oid in named.items() if _experiment_at(repo, oid) == slug}
-        for named in ({n: oid for n, oid in found.items() if _EPOCH_TAG.fullmatch(n)}, reviews)
+        for named in ({n: oid for n, oid in found.items() if state_of_tag(n)}, reviews)
     )
     for name in (*branch, *review):
         refuse_checked_out(repo, name, "git switch another branch there, then delete it")

@@ -131,6 +131,79 @@ def test_a_search_in_git_is_read_shared_and_reviewed(place: Place, tmp_path: Pat
     assert git("diff", "autopilot-review/demo", branch) == ""
 
 
+LETTERS = """\
+from autopilot import AutoPilotModule, DataLoader, Datum, Optimizer, PathParameter, Step
+
+
+class Letter(Optimizer):
+    def step(self):
+        letter = "abcd"[self.proposal[0] - 1]
+        self.parameters[0].write_text(self.parameters[0].read_text() + letter)
+        return Step(f"add {letter}", letter)
+
+
+class Words(AutoPilotModule):
+    def __init__(self):
+        super().__init__()
+        self.word = PathParameter("x.txt")
+
+    def forward(self, batch):
+        word = self.word.read_text()
+        passed = [x.metadata["at"] in word and len(word) <= 2 for x in batch.items]
+        return Datum(items=[Datum(success=each, feedback="more") for each in passed])
+
+    def configure_optimizers(self):
+        return Letter(self.parameters())
+
+    def val_dataloader(self):
+        return DataLoader([{"id": at, "at": at} for at in "abcd"], 4)
+"""
+
+
+def test_states_that_stay_are_named_as_epochs_are(place: Place, tmp_path: Path) -> None:
+    place.write("words.py", LETTERS)
+    place.write("x.txt", "")
+    place.commit()
+    search = ("--proposals", "3", "--parents", "2", "--select", "frontier", "--max-epochs", "2")
+    place.run("run", "words.py", "-e", "demo", *search)
+    git, tags = place.git, "refs/tags/autopilot/demo"
+    there = {name: git("rev-parse", f"{name}^{{commit}}") for name in git("tag").splitlines()}
+    stay = sorted(name.rpartition("/")[2] for name in there if "-c" in name)
+    assert stay[:2] == ["epoch-0001-c2", "epoch-0001-c3"], stay
+    assert not list((place.top / ".git/autopilot").glob("demo/**/*"))
+    # By its tag and by its commit, as an epoch is.
+    commit = there["autopilot/demo/epoch-0001-c2"]
+    for name in ("epoch-0001-c2", "autopilot/demo/epoch-0001-c2", commit[:8]):
+        shown = place.call("show", name)
+        assert "(tag: autopilot/demo/epoch-0001-c2)" in shown.out and "add b" in shown.out, shown
+    place.call("store", "checkout", "demo", "epoch-0001-c3")
+    assert place.read("x.txt") == "c"
+    says = ("candidate 7 of epoch 1 does not exist",)
+    place.refused("show", "epoch-0001-c7", says=says, hints=("choose one of 1 to 3",))
+    git("checkout", "--quiet", "x.txt")
+
+    # A tag that lies is named; one that is gone is made again.
+    git("update-ref", f"{tags}/epoch-0001-c2", git("rev-parse", f"{tags}/epoch-0001-c3"))
+    git("tag", "autopilot/demo/epoch-0002-c9", "main")
+    found = place.autopilot("replay", "demo", "--epochs", "0").out
+    assert "tag of candidate 2" in found and "git tag -d autopilot/demo/epoch-0001-c2" in found
+    assert "epoch-0002-c9" in found and "candidate 9 was rejected" in found, found
+    gone = ["autopilot/demo/epoch-0001-c2", "autopilot/demo/epoch-0002"]
+    git("tag", "-d", "autopilot/demo/epoch-0002-c9", *gone)
+    assert place.call("gc", "--json").document["tags"] == {"demo": [1, 2]}
+    git("tag", "-d", "autopilot/demo/epoch-0001-c3")
+    git("init", "--quiet", "--bare", str(tmp_path / "origin.git"))
+    git("remote", "add", "origin", str(tmp_path / "origin.git"))
+    assert "made again from the records: 1 tag" in place.call("push", "demo").out
+    again = {name: git("rev-parse", f"{name}^{{commit}}") for name in git("tag").splitlines()}
+    assert again == there
+    assert git("ls-remote", "origin", "refs/tags/*").count("^{}") == len(there)
+    place.call("replay", "demo", "--epochs", "0")
+    git("fsck", "--strict")
+    place.call("experiment", "delete", "demo", "--yes")
+    assert git("for-each-ref", "refs/tags", "refs/notes", "refs/autopilot") == ""
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

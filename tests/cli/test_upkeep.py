@@ -187,7 +187,7 @@ def test_a_lost_tag_is_found(place: Place) -> None:
     place.git("tag", "--delete", tag)
     done = place.autopilot("doctor")
     assert done.code == 1
-    assert "one has no tag for kept epoch 2" in done.out
+    assert "one has no tag epoch-0002" in done.out
     assert "mend it: autopilot gc" in done.out
     assert "would make 1 tag of one again" in place.run("gc", "-n").out
     assert 2 not in place.tags("one")

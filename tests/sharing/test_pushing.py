@@ -39,7 +39,7 @@ def test_a_push_makes_missing_tags_again_or_refuses(top, demo, remote):
     assert "would be made again from the records: 1 tag" in trial.remarks
     with ExclusiveLock(Layout("demo").lock(demo.repo)):
         (left,) = push(demo.repo, str(remote)).outcomes
-    assert left.error.startswith("demo lacks the tag of epoch 3: the experiment demo is running")
+    assert left.error.startswith("demo lacks the tag epoch-0003: the experiment demo is running")
     assert git(remote, "for-each-ref", "refs/tags") == ""
     (sent,) = push(demo.repo, str(remote)).outcomes
     assert (sent.tags, sent.remarks) == (4, ("made again from the records: 1 tag",))

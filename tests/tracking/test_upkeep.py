@@ -342,7 +342,7 @@ def test_refs_that_hold_no_commit_are_named_and_mended(top, demo):
     (top / ".git/refs/heads/autopilot/blob").write_text(f"{blob}\n")
     before = git(top, "rev-parse", "autopilot/demo/epoch-0000^{commit}")
     (tag / "epoch-0000").write_text("garbage\n")
-    assert list(experiments(demo.repo)) == ["demo"] and missing_tags(demo.repo, "demo") == [0]
+    assert list(experiments(demo.repo)) == ["demo"] and missing_tags(demo.repo, "demo") == [(0, 0)]
     named = {message.partition(" ")[0] for message in demo.repo.damaged}
     assert named == {"refs/heads/autopilot/x", "refs/tags/autopilot/demo/epoch-0000"}
     with pytest.raises(RepositoryError, match=f"autopilot/blob cannot be read: {blob[:10]} is no"):
@@ -350,7 +350,7 @@ def test_refs_that_hold_no_commit_are_named_and_mended(top, demo):
     every = Integrity(Notebook(demo.repo, "demo")).differences()
     (found,) = [each for each in every if each.what == "tag"]
     assert (found.epoch, found.what, found.found) == (0, "tag", "missing")
-    make_tags(demo.repo, "demo", [0])
+    make_tags(demo.repo, "demo", [(0, 0)])
     assert git(top, "rev-parse", "autopilot/demo/epoch-0000^{commit}") == before
     assert not any("refs/tags" in message for message in demo.repo.damaged)
     git(top, "update-ref", "-d", "refs/notes/autopilot/demo/metrics")

@@ -23,7 +23,7 @@ from autopilot.core.figures import (
 from autopilot.core.records.message import one_line
 from autopilot.core.records.record import EpochOutcome, LlmRecord, MetricsRecord
 from autopilot.core.types import Datum, count_outcomes, datum_document
-from autopilot.git import commits
+from autopilot.git import commits, refs
 from autopilot.report.comparison import file_documents, item_outcomes
 from autopilot.text import align, counted, display_width, git_date, iso, shorten
 from autopilot.tracking.diagnosis import NOT_PASSED, is_graded, moved_values, turned
@@ -43,7 +43,7 @@ _LEAST_TEXT = 12
 def lines(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
     """Everything about an epoch but its diff, in the form of `git show`."""
     commit = commits.read_commit(notebook.repo, epoch.steps[-1] if epoch.steps else epoch.commit)
-    place = f"tag: {notebook.layout.tag_name(epoch.number)}"
+    place = f"tag: {_tag(notebook, epoch)}"
     if epoch.verdict == "rejected":
         place = (
             "" if epoch.steps else f"still epoch {epoch.record.best_epoch}: nothing was committed"
@@ -297,6 +297,13 @@ def epochs(notebook: Notebook, chosen: Sequence[Epoch]) -> list[dict[str, Any]]:
     return [_epoch(notebook, epoch) for epoch in chosen]
 
 
+def _tag(notebook: Notebook, epoch: Epoch) -> str:
+    """The tag of a kept state: of a candidate that stays, its own."""
+    own = notebook.layout.tag_name(epoch.number, epoch.record.candidate)
+    is_own = epoch.record.is_candidate and refs.read_ref(notebook.repo, f"refs/tags/{own}")
+    return own if is_own else notebook.layout.tag_name(epoch.number)
+
+
 def _epoch(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
     return {
         "epoch": epoch.number,
@@ -304,7 +311,7 @@ def _epoch(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
         **picked(epoch, _EPOCH),
         **picked(epoch.record, _RECORD),
         "commits": epoch.steps,
-        "tag": notebook.layout.tag_name(epoch.number) if epoch.verdict != "rejected" else None,
+        "tag": _tag(notebook, epoch) if epoch.verdict != "rejected" else None,
         "violations": notebook.violations(epoch.number),
     }
 
