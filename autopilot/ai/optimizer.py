@@ -80,7 +80,7 @@ class AgentOptimizer(Optimizer):
     ('be kind', 'hello, please')
     """
 
-    confined = steerable = ranks = True
+    confined = steerable = ranks = merges = True
 
     def __init__(
         self,
@@ -153,8 +153,9 @@ class AgentOptimizer(Optimizer):
             blocked=self.blocked,
         )
         chosen = next(iter(self.preferred[self.proposal[0] - 1 :]), None)
-        rules = self._constrained.rules()
-        return replace(facts, constraints=rules, proposal=self.proposal, strategy=chosen)
+        rules, to_merge = self._constrained.rules(), self.to_merge
+        facts = replace(facts, constraints=rules, proposal=self.proposal, strategy=chosen)
+        return replace(facts, to_merge=to_merge)
 
     def parse_reply(self, result: AgentResult) -> EditReply:
         """The agent's description of its edit; fields that it lacks are empty.

@@ -21,6 +21,7 @@ from autopilot.core.measured import Measured, SplitMetrics, measure, recorded_ba
 from autopilot.core.policy import Decision, decide
 from autopilot.core.progress import Position
 from autopilot.core.records.history import KnownState
+from autopilot.core.records.record import StepRecord
 from autopilot.core.selection import Selection, chance_of
 from autopilot.core.types import Cost
 
@@ -144,11 +145,15 @@ class EpochLoop(Loop):
                 optimizer.preferred = self.strategies.choose(arms, len(arms.states), chance)
             fit.call("on_before_optimizer_step", optimizer)
             record = fit.take_step(number)
+        self.stepped(fit, record)
+
+    def stepped(self, fit: Fit, record: StepRecord) -> None:
+        """After a step: the callbacks hear of it, and a person may refuse it."""
         fit.meter.add(record.cost)
         fit.got_feedback = fit.got_feedback or bool(record.gradients)
         fit.call("on_step_committed", record)
-        fit.call("on_before_zero_grad", optimizer)
-        optimizer.zero_grad()
+        fit.call("on_before_zero_grad", fit.optimizer)
+        fit.optimizer.zero_grad()
         fit.refused = fit.experiment.people.refusal(record, fit.ledger, fit.call)
 
     def validate(self, fit: Fit) -> Measured:

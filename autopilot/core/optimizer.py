@@ -34,7 +34,7 @@ class Optimizer(Stepping):
         proposal: Which of how many candidates of the epoch the next step makes: (2, 4) is the
             second of four, and all start from the same state of the optimizer. A step that depends
             on chance gets its own; one that does not takes the second of its choices.
-        preferred: The strategies by how they did, the best first: see Stepping.
+        preferred, to_merge: The strategies by how they did, and a merge to be made: see Stepping.
         steerable: Whether `step` reads what people say: `current_run().wishes`. Set by the class.
 
     >>> class Halve(Optimizer):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import difflib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -99,8 +101,32 @@ class Parameter:
             return
         self.data = copy.deepcopy(snapshot)
 
+    def merged_text(self, base: str, ours: str, theirs: str) -> str | None:
+        """The text with what each of two changed since a common one; None where they conflict."""
+        return merge_lines(base, ours, theirs)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.data!r})"
+
+
+def merge_lines(base: str, ours: str, theirs: str) -> str | None:
+    """The text with the lines that each of two changed; None where they conflict or touch.
+
+    >>> merge_lines("a\\nb\\nc\\n", "A\\nb\\nc\\n", "a\\nb\\nC\\n")
+    'A\\nb\\nC\\n'
+    >>> merge_lines("a\\nb\\n", "A\\nb\\n", "a\\nB\\n") is None
+    True
+    """
+    lines, edits = base.splitlines(keepends=True), list[set[tuple[int, int, tuple[str, ...]]]]()
+    for new in (ours.splitlines(keepends=True), theirs.splitlines(keepends=True)):
+        codes = difflib.SequenceMatcher(None, lines, new, autojunk=False).get_opcodes()
+        edits.append({(a, b, tuple(new[c:d])) for tag, a, b, c, d in codes if tag != "equal"})
+    for one, other in product(*edits):
+        if one != other and one[0] <= other[1] and other[0] <= one[1]:
+            return None
+    for start, end, changed in sorted(edits[0] | edits[1], reverse=True):
+        lines[start:end] = changed
+    return "".join(lines)
 
 
 def values_of(parameters: Iterable[Parameter]) -> dict[str, bool | int | float | str]:

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 from autopilot.core.comparison import EpochView, averaged
@@ -19,13 +20,16 @@ from autopilot.core.draft import Draft
 from autopilot.core.figures import gained
 from autopilot.core.fit import Fit
 from autopilot.core.loop import EpochLoop
+from autopilot.core.measured import SplitMetrics
 from autopilot.core.parameter import values_of
 from autopilot.core.policy import Decision, decide
 from autopilot.core.records.history import KnownState
 from autopilot.core.records.message import epoch_tag
+from autopilot.core.records.record import MERGE
 from autopilot.core.selection import BestSelection, Selection, State, chance_of
 from autopilot.core.states import RecordedStates, named_objectives
-from autopilot.core.store import Side
+from autopilot.core.stepping import Step
+from autopilot.core.store import Second, Side
 from autopilot.core.types import Cost
 from autopilot.errors import UsageError
 
@@ -41,10 +45,13 @@ class SearchLoop(EpochLoop):
             state dominates, and that no gate forbids. None: all of them.
         objectives: Val metrics that a state may be good at beside the items: "f1", or with a
             direction "seconds:min".
+        merge: Let one candidate of an epoch be the merge of two undominated states that are good at
+            different items, where there are such. If their changes conflict, an optimizer that
+            can take both makes the step. With one proposal, only after an epoch with a new state.
 
     Raises:
         UsageError: no proposals or parents, more parents than proposals, an objective that is given
-            twice, or objectives that nothing looks at.
+            twice, or objectives that nothing looks at, or nothing to merge.
     """
 
     def __init__(
@@ -54,6 +61,8 @@ class SearchLoop(EpochLoop):
         selection: Selection | None = None,
         keep: int | None = 0,
         objectives: Sequence[str] = (),
+        *,
+        merge: bool = False,
     ) -> None:
         if min(proposals, parents) < 1 or parents > proposals:
             raise UsageError(
@@ -70,6 +79,12 @@ class SearchLoop(EpochLoop):
                 "metric, and none stays beside the best one",
                 hint="give --select frontier, or --keep-states all",
             )
+        self.merge = merge
+        if merge and not self.keep and isinstance(self.selection, BestSelection):
+            raise UsageError(
+                "--merge: no state but the best one stays, so there are no two to merge",
+                hint="let others stay: --select frontier, or --keep-states all",
+            )
         self._states: RecordedStates | None = None
 
     def run(self, fit: Fit) -> str:
@@ -79,7 +94,7 @@ class SearchLoop(EpochLoop):
     def epoch(self, fit: Fit, epoch: int) -> None:
         """All candidates, one after the other, and the verdict on the best one."""
         sides = self._sides(fit, epoch)
-        if len(sides) == 1 and sides[0].origin == epoch_tag(fit.experiment.best_epoch):
+        if [side.parents for side in sides] == [(epoch_tag(fit.experiment.best_epoch),)]:
             super().epoch(fit, epoch)
             return
         fit.start_epoch(epoch)
@@ -89,7 +104,7 @@ class SearchLoop(EpochLoop):
         state, tried = copy.deepcopy(fit.optimizer.state_dict()), list[Draft]()
         counted = set[Any]()
         for side in sides:
-            with beside(fit, side, len(sides), state) as attempt:
+            with beside(fit, side, sides, state) as attempt:
                 attempt.progress.counted = counted
                 share(fit, [each for each in sides if each != side])
                 self._attempt(fit, attempt, tried)
@@ -104,17 +119,24 @@ class SearchLoop(EpochLoop):
 
     def conclude(self, fit: Fit, decision: Decision, known: KnownState | None = None) -> None:
         """The verdict; the state that is kept joins those that candidates may start from."""
-        items = averaged(fit.experiment.now.passes)
+        items, best = averaged(fit.experiment.now.passes), epoch_tag(fit.experiment.best_epoch)
         super().conclude(fit, decision, known)
-        if decision.kept and fit.epoch > 0:
-            results, revision = (fit.metrics["val"], items), fit.experiment.revision_of(fit.epoch)
-            self._pool(fit).add(fit.epoch, 0, results, revision)
         if fit.epoch > 0:
-            self._pool(fit).count(fit.experiment.record_of(fit.epoch))
+            record, revision = (
+                fit.experiment.record_of(fit.epoch),
+                fit.experiment.revision_of(fit.epoch),
+            )
+            if decision.kept:
+                parents, results = record.parents or (best,), (fit.metrics["val"], items)
+                self._pool(fit).add(fit.epoch, 0, results, revision, parents)
+            self._pool(fit).count(record)
 
     def _attempt(self, fit: Fit, attempt: Draft, tried: Sequence[Draft]) -> None:
         """The train split, a step, and the val split, of one candidate."""
-        train = self.learn_from_val(fit) if fit.train is None else self.train(fit)
+        if attempt.side is not None and attempt.side.is_merged:
+            train = self._merge(fit, attempt.side)
+        else:
+            train = self.learn_from_val(fit) if fit.train is None else self.train(fit)
         attempt.known = fit.refused or fit.experiment.known_state()
         attempt.twin = next((each for each in tried if each.state == attempt.state), None)
         if attempt.known is not None:
@@ -126,6 +148,17 @@ class SearchLoop(EpochLoop):
             val = self.validate(fit)
             fit.experiment.on_validation_complete({"val": val.items}, val.results)
             attempt.errors = (train if fit.val is None else val).errors()
+
+    def _merge(self, fit: Fit, side: Side) -> SplitMetrics:
+        """The step of a merge: no optimizer is asked, and nothing is evaluated for it."""
+        experiment, optimizer = fit.experiment, fit.optimizer
+        record = experiment.replay_step(optimizer, fit.epoch, 1)
+        if record is None:
+            experiment.begin_step(fit.epoch, 1)
+            experiment.store.place(experiment.store.combine(side)[0])
+            record = experiment.commit_step(optimizer, fit.epoch, 1, Step(strategy=MERGE))
+        self.stepped(fit, record)
+        return SplitMetrics(fit.module, keep_items=False)
 
     def _judge(self, fit: Fit, tried: Sequence[Draft]) -> tuple[Draft, Decision]:
         """Gives each candidate its verdict; returns the best one, and the epoch's verdict."""
@@ -190,23 +223,45 @@ class SearchLoop(EpochLoop):
         """Where the candidates of an epoch start."""
         chance = chance_of(fit.seed, "select", epoch)
         parents = self.selection.choose(self._pool(fit).pool, self.parents, chance)
-        of = (parents[number % len(parents)] for number in range(self.proposals))
-        return [
-            Side(epoch, number, state.revision, state.name, state.epoch)
-            for number, state in enumerate(of, 1)
+        of = [parents[number % len(parents)] for number in range(self.proposals)]
+        sides = [
+            Side(epoch, n, each.revision, each.name, each.epoch) for n, each in enumerate(of, 1)
         ]
+        if self.merge and (merged := self._merge_of(fit, epoch, chance)) is not None:
+            # The first: the state of the optimizer after the epoch is that of the last candidate.
+            return [merged, *(replace(side, number=side.number + 1) for side in sides[:-1])]
+        return sides
+
+    def _merge_of(self, fit: Fit, epoch: int, chance: Random) -> Side | None:
+        """The candidate that merges two states; None where there is none to be made."""
+        experiment, pool, conflicting = fit.experiment, self._pool(fit).pool, None
+        if MERGE in fit.optimizer.blocked:
+            return None
+        newest = [*pool.states.values()][-1]
+        if self.proposals == 1 and (newest.epoch < epoch - 1 or len(newest.parents) > 1):
+            return None
+        for ours, theirs, ancestor in pool.pairs(chance):
+            second = Second(theirs.name, theirs.revision, ancestor.revision)
+            side = Side(epoch, 1, ours.revision, ours.name, ours.epoch, second)
+            state, conflicts = experiment.store.combine(side)
+            if state and experiment.measured(state) is None:
+                return side
+            if conflicts and fit.optimizer.merges and conflicting is None:
+                conflicting = replace(side, second=replace(second, is_clean=False))
+        return conflicting
 
     def _state(self, fit: Fit, attempt: Draft) -> State:
         """A candidate as a state that may stay."""
         assert attempt.side is not None, "it is a candidate"
         results = attempt.metrics["val"], averaged(attempt.passes)
         side = attempt.side
-        return self._pool(fit).state(side.epoch, side.number, results, attempt.revision)
+        place = side.epoch, side.number, results, attempt.revision
+        return self._pool(fit).state(*place, side.parents)
 
     def _pool(self, fit: Fit) -> RecordedStates:
         if self._states is None:
             reads, trials = (
-                self.selection.reads_scores or self.keep > 0,
+                self.selection.reads_scores or self.keep > 0 or self.merge,
                 self.selection.reads_trials,
             )
             experiment = fit.experiment
@@ -237,16 +292,26 @@ def charge(fit: Fit, sides: Sequence[Side]) -> None:
 
 
 @contextmanager
-def beside(fit: Fit, side: Side, of: int, state: Mapping[str, Any]) -> Iterator[Draft]:
+def beside(
+    fit: Fit, side: Side, sides: Sequence[Side], state: Mapping[str, Any]
+) -> Iterator[Draft]:
     """In the body, the run works on a candidate of the epoch.
 
     Args:
-        of: How many candidates the epoch has.
+        sides: All candidates of the epoch.
         state: The optimizer's state at the beginning of the epoch, from which each starts.
     """
     optimizer, before, own = fit.optimizer, fit.meter.cost(), fit.metrics
     optimizer.load_state_dict(state)
-    optimizer.proposal, fit.candidate, fit.metrics = (side.number, of), side.number, {}
+    ahead = sum(each.is_merged for each in sides)  # no proposal of the optimizer's
+    optimizer.proposal = max(side.number - ahead, 1), max(len(sides) - ahead, 1)
+    fit.candidate, fit.metrics = side.number, {}
+    if side.second is not None and not side.second.is_clean:
+        changed = fit.experiment.store.diff
+        optimizer.to_merge = {
+            name: changed(side.second.ancestor, place)
+            for name, place in ((side.origin, side.base), (side.second.name, side.second.revision))
+        }
     fit.line = f"c{side.number}"
     fit.loss.reset()
     optimizer.zero_grad()
@@ -262,6 +327,7 @@ def beside(fit: Fit, side: Side, of: int, state: Mapping[str, Any]) -> Iterator[
     finally:
         fit.renew_services()
         optimizer.proposal, fit.candidate, fit.metrics, fit.line = (1, 1), 0, own, ""
+        optimizer.to_merge = {}
 
 
 def _view(fit: Fit, attempt: Draft) -> EpochView:

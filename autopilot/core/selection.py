@@ -12,14 +12,16 @@ import hashlib
 import importlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from operator import attrgetter, ge
 from random import Random
 
 from autopilot.errors import UsageError
 
 _BY_VALUE = attrgetter("value", "age")
+_BY_TIME, _PAIRED = attrgetter("epoch", "name"), 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class State:
         gains: How many of these were better than it.
         revision: Where it is in the store.
         epoch: The epoch that measured it.
+        parents: The names of the states that it was made from; of a merge, two.
     """
 
     name: str
@@ -46,6 +49,7 @@ class State:
     gains: int = 0
     revision: str = ""
     epoch: int = 0
+    parents: Sequence[str] = ()
 
 
 def dominates(one: State, other: State) -> bool:
@@ -143,11 +147,12 @@ class Pool:
     Attributes:
         states: In the order in which they were kept, the baseline first.
         frontier: Those that no other dominates.
+        merged: The names of each two that were merged.
     """
 
     def __init__(self, states: Iterable[State] = ()) -> None:
         self.states: dict[str, State] = {}
-        self.frontier = Frontier()
+        self.frontier, self.merged = Frontier(), set[frozenset[str]]()
         for state in states:
             self.add(state)
 
@@ -165,6 +170,32 @@ class Pool:
     def ranked(self) -> list[State]:
         """All states, the best one first."""
         return sorted(self.states.values(), key=_BY_VALUE, reverse=True)
+
+    def pairs(self, chance: Random) -> Iterator[tuple[State, State, State]]:
+        """Undominated states to be merged, in an order of chance, each pair's better one first.
+
+        Each of two is better than the other on an item, neither was made from the other, and they
+        were not merged before. The third is the newest state that both come from.
+        """
+        states = self.frontier.states
+        drawn = chance.sample(states, min(_PAIRED, len(states)))
+        lines = {state.name: self._line(state.name) for state in drawn}
+        for pair in combinations(drawn, 2):
+            ours, theirs = sorted(pair, key=_BY_VALUE, reverse=True)
+            names, shared = {ours.name, theirs.name}, lines[ours.name] & lines[theirs.name]
+            # Of two undominated states, each is better somewhere unless they are equal everywhere.
+            is_new = ours.scores != theirs.scores and names not in self.merged
+            if is_new and shared and not shared & names:
+                yield ours, theirs, max((self.states[name] for name in shared), key=_BY_TIME)
+
+    def _line(self, name: str) -> set[str]:
+        """The names of a state and of all that it comes from."""
+        found, left = set[str](), [name]
+        while left:
+            if (each := left.pop()) not in found:
+                found.add(each)
+                left += self.states[each].parents
+        return found
 
 
 class Selection(ABC):

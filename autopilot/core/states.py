@@ -153,6 +153,7 @@ class RecordedStates:
         self.pool, self._reads_scores, self._reads_trials = Pool(), reads_scores, reads_trials
         self._before, self._best = before, 0
         self._metrics: dict[str, Mapping[str, float]] = {}
+        best = list[str]()
         for row in epochs:
             record = val_record_on(read, row.revision, row.number)
             if record is None:
@@ -166,9 +167,11 @@ class RecordedStates:
                     revision = record.revisions[number - 1]
                     own = val_record_on(read, revision, row.number, number) or record
                 items = items_of(read, revision, own) if reads_scores else []
-                self.add(row.number, number, (own.metrics, items), revision)
+                self.add(row.number, number, (own.metrics, items), revision, own.parents or best)
             if row.number > 0:
                 self.count(record)
+            if row.is_kept:
+                best = [epoch_tag(row.number if record.reused is None else record.reused)]
 
     def _begin(self, baseline: MetricsRecord, items: Sequence[Datum]) -> None:
         self.monitor, self.mode = baseline.monitor, baseline.mode
@@ -185,15 +188,19 @@ class RecordedStates:
         """Whether results of items are recorded."""
         return bool(self._keys)
 
-    def add(self, epoch: int, number: int, results: Results, revision: str) -> None:
+    def add(
+        self, epoch: int, number: int, results: Results, revision: str, parents: Sequence[str]
+    ) -> None:
         """Takes in a state: of a kept epoch, or of a candidate that stays beside it."""
-        self.pool.add(self.state(epoch, number, results, revision))
+        self.pool.add(self.state(epoch, number, results, revision, parents))
 
     def count(self, epoch: MetricsRecord) -> None:
         """Counts an epoch's candidates for the states that they started from.
 
         Epochs are counted in their order: the one candidate of an epoch started at the best state.
         """
+        if epoch.merged_with:
+            self.pool.merged.add(frozenset((epoch.origins[0], epoch.merged_with)))
         if self._reads_trials:
             for number, origin in enumerate(epoch.origins, 1):
                 self.pool.count(origin, gained=number in epoch.better)
@@ -203,7 +210,9 @@ class RecordedStates:
                 self.pool.count(origin, gained=value > self.pool.states[origin].value)
         self._best = epoch.best_epoch
 
-    def state(self, epoch: int, number: int, results: Results, revision: str) -> State:
+    def state(
+        self, epoch: int, number: int, results: Results, revision: str, parents: Sequence[str] = ()
+    ) -> State:
         """A state with its scores."""
         recorded = self._before(epoch, number) if self._before is not None else None
         metrics, items = recorded or results
@@ -215,7 +224,8 @@ class RecordedStates:
             scores += (_score(value, self._item_mode) for value in values)
             scores += (_score(metrics.get(each), mode) for each, mode in self.objectives.items())
         value = _score(metrics.get(self.monitor), self.mode)
-        return State(name, value, tuple(scores), -epoch, revision=revision, epoch=epoch)
+        place = revision, epoch, tuple(parents)
+        return State(name, value, tuple(scores), -epoch, 0, 0, *place)
 
     def ranked(self) -> list[RankedState]:
         """All states, the best one first."""

@@ -44,13 +44,17 @@ class Stepping:
         preferred: The strategies by how they did, the best choice first, where the run chooses them
             so (`--strategies`): of several candidates, the second one takes the second. The name ""
             is one that was not tried yet. Empty: `step` takes them in turn.
+        merges: Whether `step` reads `to_merge`. Set by the class.
+        to_merge: Of two states whose changes conflict: name to diff from their common ancestor, the
+            present state first. Empty: `step` is an ordinary one.
     """
 
     confined = False
     needs_gradient = True
-    steerable = ranks = False
+    steerable = ranks = merges = False
     proposal = (1, 1)
     preferred: Sequence[State] = ()
+    to_merge: Mapping[str, str] = {}  # replaced, never changed
 
     def __init__(self, parameters: Iterable[Parameter]) -> None:
         self.parameters = list(parameters)

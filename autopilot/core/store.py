@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -12,13 +13,15 @@ from autopilot.core.items import copied
 from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.core.records import message
 from autopilot.core.records.record import LlmRecord, Manifest, ProgressNote, Record
-from autopilot.core.store_base import R, Revision, Side, Store
+from autopilot.core.store_base import R, Revision, Second, Side, Store
 from autopilot.core.types import canonical, digest
 from autopilot.errors import ExperimentError
+from autopilot.files import SYMLINK, FileState
 
-__all__ = ["InMemoryStore", "R", "Revision", "Side", "Store"]
+__all__ = ["InMemoryStore", "R", "Revision", "Second", "Side", "Store"]
 
 _PROGRESS = 1000
+_CONFLICT, _GONE = "<conflict>", "<gone>"
 
 
 class InMemoryStore(Store):
@@ -90,6 +93,25 @@ class InMemoryStore(Store):
     def publish(self) -> None:
         self.restore(self.tip)
 
+    def combine(self, side: Side) -> tuple[str, bool]:
+        assert side.second is not None, "it is a merge"
+        places = (side.second.ancestor, side.base, side.second.revision)
+        trees = [self._find(place).tree for place in places]
+        each = zip(*(self._states[tree] for tree in trees), strict=True)
+        merged = [
+            _merged(each, p.merged_text) for p, each in zip(self._parameters, each, strict=True)
+        ]
+        if any(snapshot is _CONFLICT for snapshot in merged):
+            return "", True
+        state = digest([canonical(snapshot) for snapshot in merged], 40)
+        self._states[state] = merged
+        return ("" if state in trees else state), False
+
+    def place(self, state: str) -> None:
+        self._known = state
+        for parameter, snapshot in zip(self._parameters, self._states[state], strict=True):
+            parameter.restore(snapshot)
+
     def forget_candidates(self, last: int) -> None:
         for side in [side for side in self._sides if side.epoch <= last]:
             del self._sides[side]
@@ -102,7 +124,9 @@ class InMemoryStore(Store):
         self._states[self._known] = snapshots
         return self._known
 
-    def commit(self, state: str, message: str, records: Sequence[Record]) -> str:
+    def commit(
+        self, state: str, message: str, records: Sequence[Record], beside: Sequence[str] = ()
+    ) -> str:
         revision = self._append(state, message)
         self.annotate(revision, records)
         return revision
@@ -114,10 +138,7 @@ class InMemoryStore(Store):
         return appended
 
     def restore(self, revision: str) -> None:
-        self._known = self._find(revision).tree
-        snapshots = self._states[self._known]
-        for parameter, snapshot in zip(self._parameters, snapshots, strict=True):
-            parameter.restore(snapshot)
+        self.place(self._find(revision).tree)
 
     def edited(self) -> list[str]:
         return [
@@ -209,3 +230,25 @@ class InMemoryStore(Store):
         if known is None:
             raise ExperimentError(f"there is no revision {revision}", hint="see store.log()")
         return known
+
+
+def _merged(sides: Sequence[Any], text: Callable[[str, str, str], str | None]) -> Any:
+    """A snapshot with both changes of a common one, made of two; fields and keys one by one."""
+    (_, ours, theirs), (old, own, other) = sides, map(canonical, sides)
+    if own == other or old in (own, other):
+        return theirs if old == own else ours
+    if all(isinstance(side, Mapping) for side in sides):
+        keys = dict.fromkeys([*ours, *theirs])
+        found = {key: _merged([side.get(key, _GONE) for side in sides], text) for key in keys}
+        if any(value is _CONFLICT for value in found.values()):
+            return _CONFLICT
+        return {key: value for key, value in found.items() if value is not _GONE}
+    merged, mode = None, getattr(ours, "mode", None)
+    if all(isinstance(side, str) and side is not _GONE for side in sides):
+        merged = text(*sides)
+    elif all(isinstance(side, FileState) and side.mode == mode != SYMLINK for side in sides):
+        with contextlib.suppress(UnicodeDecodeError):
+            merged = text(*(side.content.decode() for side in sides))
+    if merged is None:
+        return _CONFLICT
+    return merged if mode is None else FileState(mode, merged.encode())

@@ -56,6 +56,23 @@ class Revision:
 
 
 @dataclass(frozen=True, slots=True)
+class Second:
+    """The second state of a merge.
+
+    Args:
+        name: As `Side.origin`.
+        revision: Where it is.
+        ancestor: The revision of the newest state that both come from.
+        is_clean: Whether the two changes can be merged as they are.
+    """
+
+    name: str
+    revision: str
+    ancestor: str
+    is_clean: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Side:
     """The line of revisions of a candidate, beside the experiment's own.
 
@@ -65,6 +82,7 @@ class Side:
         base: The revision that it starts from.
         origin: The name of the state there: "epoch-0003", or "epoch-0003-c2" of a candidate.
         origin_epoch: The epoch that measured that state.
+        second: Of a merge: the other state.
     """
 
     epoch: int
@@ -72,11 +90,22 @@ class Side:
     base: str
     origin: str = ""
     origin_epoch: int = 0
+    second: Second | None = None
 
     @property
     def name(self) -> str:
         """Names it within the experiment."""
         return f"{self.epoch}-{self.number}"
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The names of the states that it is made from: of a merge, two."""
+        return (self.origin, self.second.name) if self.second else (self.origin,)
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether it is a merge that needs no optimizer."""
+        return self.second is not None and self.second.is_clean
 
 
 class Store(ABC):
@@ -131,8 +160,14 @@ class Store(ABC):
         """The id of the parameters' present state."""
 
     @abstractmethod
-    def commit(self, state: str, message: str, records: Sequence[Record]) -> str:
-        """Appends a revision of a state that `state()` returned, with its records."""
+    def commit(
+        self, state: str, message: str, records: Sequence[Record], beside: Sequence[str] = ()
+    ) -> str:
+        """Appends a revision of a state that `state()` returned, with its records.
+
+        Args:
+            beside: Further revisions that it was made from.
+        """
 
     @abstractmethod
     def rollback(self, revision: str, message: str) -> str:
@@ -159,6 +194,19 @@ class Store(ABC):
         Args:
             beside: The candidates' revisions: its further parents.
         """
+        raise NotImplementedError
+
+    def combine(self, side: Side) -> tuple[str, bool]:
+        """Merges the two states of a side, as what each changed since their common ancestor.
+
+        Returns:
+            The merged state for `place`, "" where they conflict or one has all of both; and whether
+            they conflict.
+        """
+        raise NotImplementedError
+
+    def place(self, state: str) -> None:
+        """Puts the parameters into a merged state, exactly."""
         raise NotImplementedError
 
     def publish(self) -> None:

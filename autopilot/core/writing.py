@@ -145,13 +145,16 @@ def of_search(record: MetricsRecord, attempt: Draft, tried: Sequence[Draft] = ()
         tried: All candidates, of an epoch's record.
     """
     assert attempt.side is not None, "a candidate has a side"
+    sides = [each.side for each in (tried or [attempt]) if each.side]
+    merges = [side.second for side in sides if side.second]
     return replace(
         record,
         candidate=attempt.side.number,
         revisions=tuple(each.revision if each.changed else "" for each in tried),
         stay=tuple(number for number, each in enumerate(tried, 1) if each.stays),
         origin=attempt.side.origin,
-        origins=tuple(each.side.origin for each in tried if each.side),
+        merged_with=merges[0].name if merges else "",
+        origins=tuple(side.origin for side in sides) if tried else (),
         better=tuple(number for number, each in enumerate(tried, 1) if each.is_better),
     )
 

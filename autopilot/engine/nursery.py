@@ -219,7 +219,7 @@ class _OneAttempt(SearchLoop):
         fit.start_epoch(self._task.epoch)
         fit.ledger.leave(len(self._task.sides))  # so that all together keep within the budget
         charge(fit, [self._side])
-        with beside(fit, self._side, len(self._task.sides), state) as attempt:
+        with beside(fit, self._side, self._task.sides, state) as attempt:
             self._attempt(fit, attempt, ())
         return ""
 

@@ -171,6 +171,12 @@ class Options:
         names="--objective",
         metavar="METRIC[:min|:max]",
     )
+    merge: bool | None = option(
+        "Let one candidate of an epoch be git's merge of two states that are good at different "
+        "items.",
+        fixed=True,
+        names="--merge/--no-merge",
+    )
     review: bool | None = option(
         "Hold each edit until you approve or refuse it.", names="--review/--no-review"
     )
@@ -270,8 +276,8 @@ class Options:
 
     def _search(self) -> EpochLoop:
         goals = self.objectives or ()
-        given = self.proposals, self.parents, self.select, self.keep_states
-        if given == (None,) * 4 and not goals:
+        given = self.proposals, self.parents, self.select, self.keep_states, self.merge
+        if given == (None,) * 5 and not goals:
             return EpochLoop()
         named, parents = self.select or ("frontier" if goals else "best"), self.parents or 1
         kept = self.keep_states or ("none" if named == "best" else "all")
@@ -279,7 +285,8 @@ class Options:
             raise UsageError(f"--keep-states {kept}", hint="all, none, or how many of an epoch")
         count = {"all": None, "none": 0}.get(kept, -1)
         count = int(kept) if count == -1 else count
-        return SearchLoop(self.proposals or parents, parents, selection(named), count, goals)
+        proposals, merge = self.proposals or parents, bool(self.merge)
+        return SearchLoop(proposals, parents, selection(named), count, goals, merge=merge)
 
     def conditions(self, *, alone: bool) -> list[Callback]:
         """The stop conditions.

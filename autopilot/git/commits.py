@@ -6,15 +6,16 @@ import contextlib
 import re
 import time
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pygit2
 from pygit2.enums import ObjectType
 
 from autopilot.errors import GitCommandError, RefMovedError, RepositoryError
+from autopilot.files import EXECUTABLE, REGULAR
 from autopilot.git.commands import Seen, last_line, run_git
-from autopilot.git.objects import has_object, write_object
+from autopilot.git.objects import has_object, read_blob, write_blob, write_object
 from autopilot.git.refs import create_ref, delete_ref, read_ref
 from autopilot.git.repository import Repository, translated
 from autopilot.text import clean
@@ -265,14 +266,34 @@ def count_in(repo: Repository, line: Sequence[str], branch: str) -> int:
     return bisect_left(line, True, key=lambda commit: not is_ancestor(repo, commit, branch))
 
 
-def merge_trees(repo: Repository, base: str, ours: str, theirs: str) -> Merge:
+def merge_trees(
+    repo: Repository,
+    base: str,
+    ours: str,
+    theirs: str,
+    resolve: Callable[[str, Sequence[bytes]], bytes | None] = lambda _path, _sides: None,
+) -> Merge:
     """Merges two changes of a tree, as `git merge` does, without index or files; moves no ref.
 
     Each is a commit or a tree; both changes come from `base`.
+
+    Args:
+        resolve: Merges a file that conflicts, by path and its three contents; None if it cannot.
     """
     with translated(f"cannot merge {theirs[:7]} into {ours[:7]}"):
         trees = [repo.pygit[oid].peel(pygit2.Tree).id for oid in (base, ours, theirs)]
         index = repo.pygit.merge_trees(trees[0], trees[1], trees[2])
+        for sides in list(index.conflicts or ()):
+            there = [side for side in sides if side is not None]
+            path, mode = there[0].path, there[0].mode
+            is_text = len(there) == 3 and mode in (REGULAR, EXECUTABLE)
+            if not is_text or any((side.path, side.mode) != (path, mode) for side in there):
+                continue
+            merged = resolve(path, [read_blob(repo, str(side.id)) for side in there])
+            if merged is not None:
+                blob = pygit2.Oid(hex=write_blob(repo, merged))
+                index.add(pygit2.IndexEntry(path, blob, mode))
+                del index.conflicts[path]
         if index.conflicts is not None:
             paths = {side.path for sides in index.conflicts for side in sides if side is not None}
             return Merge("", tuple(sorted(paths)))

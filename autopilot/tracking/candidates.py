@@ -7,16 +7,18 @@ ends the epoch has their last commits as further parents, and the refs go.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from autopilot.core.records.message import epoch_number
-from autopilot.core.records.record import LlmRecord, ProgressNote
+from autopilot.core.records.record import LlmRecord, ProgressNote, Record
 from autopilot.core.store import Side, Store
 from autopilot.git import commits, objects, refs
+from autopilot.git.objects import Entry
 from autopilot.git.refs import refuse_checked_out
 from autopilot.git.repository import Repository
-from autopilot.tracking.journal import ProgressFile
+from autopilot.tracking.journal import Journal, ProgressFile
 from autopilot.tracking.layout import Layout
+from autopilot.tracking.parameters import ParameterFiles
 
 
 class CandidateLines(Store):
@@ -26,11 +28,15 @@ class CandidateLines(Store):
         repo: The repository, seen from the checkout that is worked in.
         layout: The names of the line that the store is on.
         progress_file: The progress of the line.
+        files: The parameters' files.
+        journal: The notes.
     """
 
     repo: Repository
     layout: Layout
     progress_file: ProgressFile
+    files: ParameterFiles
+    journal: Journal
     _tip = _tip_tree = _staged_on = ""
 
     def enter(self, side: Side | None) -> None:
@@ -52,6 +58,22 @@ class CandidateLines(Store):
         self._tip = commits.commit(self.repo, tree=tree, parents=parents, message=message)
         self._tip_tree = tree
         return self._tip
+
+    def combine(self, side: Side) -> tuple[str, bool]:
+        assert side.second is not None, "it is a merge"
+        sides = side.second.ancestor, side.base, side.second.revision
+        merged = commits.merge_trees(self.repo, *sides, self._merged)
+        is_new = merged.tree not in [objects.tree_of(self.repo, each) for each in sides]
+        return (merged.tree if is_new else ""), bool(merged.conflicts)
+
+    def _merged(self, path: str, texts: Sequence[bytes]) -> bytes | None:
+        """A file whose lines conflict, merged as its parameter can."""
+        owners = (each.parameter for each in self.files.scopes if each.covers(path))
+        with contextlib.suppress(UnicodeDecodeError):
+            base, ours, theirs = (text.decode() for text in texts)
+            merged = next(owners).merged_text(base, ours, theirs)
+            return None if merged is None else merged.encode()
+        return None
 
     def publish(self) -> None:
         self._refuse_checked_out()
@@ -81,6 +103,27 @@ class CandidateLines(Store):
             return [], []
         file = ProgressFile(place)
         return file.read(ProgressNote), file.read(LlmRecord)
+
+    def _append(
+        self,
+        tree: str,
+        text: str,
+        records: Sequence[Record],
+        entries: Mapping[str, Entry],
+        beside: Sequence[str] = (),
+    ) -> str:
+        self._refuse_checked_out()
+        made = commits.commit(self.repo, tree=tree, parents=[self._tip, *beside], message=text)
+        # Notes before the branch: a kill in between leaves notes on a commit that no branch has,
+        # which are never read; the other order could leave a commit without notes.
+        self.journal.write(made, records)
+        refs.update_ref(self.repo, self.layout.branch, made, self._tip, text.partition("\n")[0])
+        self._move_to(made, tree, entries)
+        return made
+
+    def _move_to(self, commit: str, tree: str, entries: Mapping[str, Entry]) -> None:
+        self._tip, self._tip_tree = commit, tree
+        self.files.remember(tree, dict(entries))
 
     def _refuse_checked_out(self) -> None:
         hint = "it is never moved under your feet: git switch another branch there, "

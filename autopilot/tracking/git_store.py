@@ -198,8 +198,10 @@ class GitStore(CandidateLines):
         self.files.known, self._seen = present, {}
         return tree
 
-    def commit(self, state: str, message: str, records: Sequence[Record]) -> str:
-        return self._append(state, message, records, self._staged[1])
+    def commit(
+        self, state: str, message: str, records: Sequence[Record], beside: Sequence[str] = ()
+    ) -> str:
+        return self._append(state, message, records, self._staged[1], beside)
 
     def rollback(self, revision: str, message: str) -> str:
         wait_for_prune(self.repo)
@@ -211,7 +213,10 @@ class GitStore(CandidateLines):
         return appended
 
     def restore(self, revision: str) -> None:
-        wanted = self.files.entries(objects.tree_of(self.repo, revision))
+        self.place(objects.tree_of(self.repo, revision))
+
+    def place(self, state: str) -> None:
+        wanted = self.files.entries(state)
         present = self.files.present(write=self.in_place)
         if self.in_place:
             self._rescue(present)
@@ -335,22 +340,6 @@ class GitStore(CandidateLines):
         self.files.replace(present, wanted)
         drop_bytecode(self.repo, edits(present, wanted))
         self._seen = {}
-
-    def _append(
-        self, tree: str, text: str, records: Sequence[Record], entries: Mapping[str, Entry]
-    ) -> str:
-        self._refuse_checked_out()
-        made = commits.commit(self.repo, tree=tree, parents=[self._tip], message=text)
-        # Notes before the branch: a kill in between leaves notes on a commit that no branch has,
-        # which are never read; the other order could leave a commit without notes.
-        self.journal.write(made, records)
-        refs.update_ref(self.repo, self.layout.branch, made, self._tip, text.partition("\n")[0])
-        self._move_to(made, tree, entries)
-        return made
-
-    def _move_to(self, commit: str, tree: str, entries: Mapping[str, Entry]) -> None:
-        self._tip, self._tip_tree = commit, tree
-        self.files.remember(tree, dict(entries))
 
     def _take_hold(self) -> None:
         if self.is_guest:

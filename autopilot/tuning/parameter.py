@@ -12,7 +12,7 @@ from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-from autopilot.core.parameter import PathParameter
+from autopilot.core.parameter import PathParameter, merge_lines
 from autopilot.errors import ParameterError, UsageError
 from autopilot.tuning import literals
 from autopilot.tuning.constants import in_python, python_literals
@@ -137,6 +137,15 @@ class ConfigParameter(PathParameter):
         for key, value in values.items():
             self._check(key, value)
         self.write_text(self._with(text, values))
+
+    def merged_text(self, base: str, ours: str, theirs: str) -> str | None:
+        with contextlib.suppress(ParameterError):  # key by key; apart from the keys, line by line
+            old, own, other = (self._read(text) for text in (base, ours, theirs))
+            rest = merge_lines(*(self._with(text, old) for text in (base, ours, theirs)))
+            new = {key: value for key, value in other.items() if not same(value, old[key])}
+            is_clean = all(same(own[key], old[key]) or same(own[key], new[key]) for key in new)
+            return self._with(rest, own | new) if rest is not None and is_clean else None
+        return None
 
     def render(self) -> str:
         """Each key with its value and space, then the file."""
@@ -320,8 +329,7 @@ class ConfigParameter(PathParameter):
         mark = len(text) - len(text.removeprefix(_MARK))
         for key in sorted(values, key=lambda key: -found[key].start):
             start, end = found[key].start + mark, found[key].end + mark
-            value = values[key]
-            space = self.spaces[key]
+            value, space = values[key], self.spaces[key]
             if isinstance(space, Range):
                 value = int(value) if space.is_int else float(value)
             new = literals.written(value, text[start:end], self._format.quote, self._format.bools)

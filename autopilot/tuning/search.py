@@ -37,6 +37,7 @@ class _Told:
         values: The values of the state that was measured, by their names in the study.
         undone: The step failed and was taken back, so the values are not those of a proposal.
         candidate: The number of the candidate; 0: the epoch has one alone.
+        is_merge: Whether it is a merge, which was not asked for.
     """
 
     number: int
@@ -44,6 +45,7 @@ class _Told:
     values: Mapping[str, Value]
     undone: bool
     candidate: int = 0
+    is_merge: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +164,8 @@ class SearchOptimizer(Optimizer):
             each = record.values.get(f"{config.label}:{key}", record.values.get(key))
             if each is not None:
                 found[name] = each
-        self._epochs.append(_Told(record.epoch, value, found, undone, record.candidate))
+        told = _Told(record.epoch, value, found, undone, record.candidate, record.is_merge)
+        self._epochs.append(told)
         if record.candidate:
             # Its trial failed too if nothing was changed. All of an epoch are asked for before one
             # of them is told: see `_settle_all`.
@@ -269,7 +272,7 @@ class SearchOptimizer(Optimizer):
             number = self._epochs[self._in_study].number
             several = [e for e in self._epochs[self._in_study :] if e.number == number]
             if several[0].candidate and not self._differs:
-                self._ask_for(study, len(several))
+                self._ask_for(study, sum(not each.is_merge for each in several))
             for epoch in several:
                 self._settle(study, epoch)
                 self._in_study += 1
@@ -286,8 +289,8 @@ class SearchOptimizer(Optimizer):
 
     def _settle(self, study: Study, epoch: _Told) -> None:
         """Takes an epoch into the study: as its pending trial, or as one that is asked again."""
-        asked = self._pending.pop(0) if self._pending else None
-        if epoch.number in self._without:
+        asked = self._pending.pop(0) if self._pending and not epoch.is_merge else None
+        if epoch.number in self._without and not epoch.is_merge:
             return
         if epoch.number == 0:
             study.enqueue_trial(dict(epoch.values))

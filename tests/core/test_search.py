@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+import pytest
+
 from autopilot import (
     AutoPilotModule,
     DataLoader,
@@ -18,6 +20,7 @@ from autopilot.core.rules import Rule, RuleOptimizer
 from autopilot.core.search import SearchLoop
 from autopilot.core.selection import selection
 from autopilot.core.store import InMemoryStore
+from autopilot.errors import UsageError
 
 
 class Add(Optimizer):
@@ -220,3 +223,83 @@ def test_a_bandit_takes_the_strategies_that_gained_and_each_candidate_its_own():
         assert [name for *_, name in used][:4] == ["bad", "worse", "good", "useless"]
         assert used == used_of(loop)
     assert all(len({name for e, _, name in used if e == epoch}) == 2 for epoch in range(1, 13))
+
+
+class Words(Level):
+    """Items ask for letters in a text; a letter twice is wrong."""
+
+    def __init__(self, text="a\n\n\n\nb\n", letters="abxy"):
+        super().__init__()
+        self.level.data, self.letters = text, letters
+
+    def forward(self, batch):
+        count = self.level.data.count
+        passed = [count(x.metadata["at"]) == 1 for x in batch.items]
+        return Datum(items=[Datum(success=each, feedback="more") for each in passed])
+
+    def configure_optimizers(self):
+        return Line(self.parameters())
+
+    def train_dataloader(self):
+        return DataLoader([{"id": at, "at": at} for at in self.letters], len(self.letters))
+
+    val_dataloader = train_dataloader
+
+
+class Line(Optimizer):
+    """The first proposal adds x to the first line, the second y to the last."""
+
+    def step(self):
+        number, of = self.proposal
+        lines = self.parameters[0].data.splitlines()
+        lines[-(number - 1)] += "xy"[number - 1]
+        self.parameters[0].data = "\n".join(lines) + "\n"
+        return Step(f"line {number} of {of}", f"line-{number}")
+
+
+def fitted(module, max_epochs=3):
+    experiment = Experiment(InMemoryStore())
+    loop = SearchLoop(2, 1, selection("frontier"), None, merge=True)
+    Trainer(experiment=experiment, loop=loop).fit(module, max_epochs=max_epochs)
+    return experiment
+
+
+def test_two_states_that_are_good_at_different_items_are_merged_line_by_line():
+    module = Words()
+    experiment = fitted(module)
+    assert module.level.data == "ax\n\n\n\nby\n"
+    merged = experiment.record_of(2)
+    assert (merged.verdict, merged.metrics["accuracy"], merged.candidate) == ("kept", 1.0, 1)
+    assert (merged.summary, merged.strategy, merged.is_merge) == (
+        "merge of epoch-0001 and epoch-0001-c2",
+        "merge",
+        True,
+    )
+    assert merged.parents == ("epoch-0001", "epoch-0001-c2")
+    # The optimizer was asked for the other candidate alone, and no train item was paid for.
+    steps = [r for _, r in experiment.store.records(StepRecord) if r.epoch == 2]
+    assert [(r.candidate, r.summary, r.merged_with) for r in steps] == [
+        (1, "merge of epoch-0001 and epoch-0001-c2", "epoch-0001-c2"),
+        (2, "line 1 of 1", ""),
+    ]
+    records = [r for _, r in experiment.store.records(MetricsRecord) if r.is_candidate]
+    assert [r.cost.evaluations for r in records if r.epoch == 2] == [4, 8]
+    # Neither is there a pair in epoch 3, nor is it forgotten by a run that goes on.
+    assert experiment.record_of(3).merged_with == ""
+    again = SearchLoop(2, 1, selection("frontier"), None, merge=True)
+    Trainer(experiment=experiment, loop=again).fit(module, max_epochs=4)
+    assert again._states.pool.merged == {frozenset(("epoch-0001", "epoch-0001-c2"))}
+    parents = [s.parents for s in again._states.pool.states.values()]
+    assert parents[:4] == [(), ("epoch-0000",), ("epoch-0000",), merged.parents]
+
+
+def test_states_whose_changes_conflict_are_not_merged():
+    experiment = fitted(Words("ab\n", "xy"))
+    assert {r.merged_with for r in experiment.history} == {""}
+
+
+def test_a_merge_needs_states_beside_the_best_one():
+    with pytest.raises(UsageError, match="no two to merge") as error:
+        SearchLoop(2, merge=True)
+    assert "--select frontier" in error.value.hint
+    SearchLoop(2, keep=1, merge=True)

@@ -11,7 +11,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from autopilot.ai.prompt.examples import DIGEST, as_examples, as_passing
 from autopilot.ai.prompt.prompting import fence, shorten, show
@@ -116,6 +116,7 @@ class Brief:
         proposal: Which of how many proposals of the epoch it is for.
         strategy: The strategy that was chosen for it by how each did, "" is a new one; None: the
             agent chooses.
+        to_merge: The changes that it is to bring together: see Optimizer.
     """
 
     goal: str = ""
@@ -136,6 +137,7 @@ class Brief:
     stalled: int = 0
     proposal: tuple[int, int] = (1, 1)
     strategy: State | None = None
+    to_merge: Mapping[str, str] = field(default_factory=dict)
 
     def render(self, max_chars: int, template: str = "") -> str:
         """The prompt.
@@ -171,7 +173,7 @@ class Brief:
             "blocked": self._blocked,
             "budget": lambda room: shorten_to(self.left, room),
             "wishes": lambda room: shorten_to("\n".join(f"- {w}" for w in self.wishes), room),
-            "task": lambda _: self._task(),
+            "task": lambda room: self._task(min(room, max_chars // 4)),
         }
         whole = {name: _titled(name, write(max_chars)) for name, write in writers.items()}
         lengths = {name: len(text) for name, text in whole.items()}
@@ -234,7 +236,18 @@ class Brief:
             "\n".join(f"- {name}: {why}" if why else f"- {name}" for name, why in reasons), room
         )
 
-    def _task(self) -> str:
+    def _task(self, room: int) -> str:
+        if self.to_merge:
+            each = max(room // len(self.to_merge) - 200, 200)
+            changed = [(name, short_diff(text, each)) for name, text in self.to_merge.items()]
+            texts = [f"The change of {name}:\n{fence('change', text)}" for name, text in changed]
+            names = " and ".join(self.to_merge)
+            head = f"The states {names} are good at different items, and come from one state; "
+            head += f"what you see is {next(iter(self.to_merge))}. Their changes conflict."
+            end = (
+                "Bring both changes together: what either of them made pass is to pass afterwards."
+            )
+            return "\n\n".join([head, *texts, end])
         (number, of), asked, chosen = self.proposal, self._change(), self.strategy
         if chosen is not None and chosen.name:
             kept = f"it was kept in {chosen.gains} of {counted(chosen.tries, 'epoch')}"

@@ -30,6 +30,7 @@ REVIEWER = "Autopilot-Reviewer"
 REVERTS = "Autopilot-Reverts"
 CANDIDATE = "Autopilot-Candidate"
 PARENT = "Autopilot-Parent"
+MERGED = "Autopilot-Merged"
 
 BODY_LIMIT = 4000
 
@@ -112,7 +113,7 @@ def step_message(slug: str, record: StepRecord) -> str:
         body.append(_shorten(f"Tried outside of the parameters:\n{tried}"))
     trailers = {EXPERIMENT: slug, EPOCH: str(record.epoch), STEP: str(record.step)}
     trailers |= {CANDIDATE: str(record.candidate or ""), PARENT: record.origin}
-    trailers |= {STRATEGY: one_line(record.strategy)}
+    trailers |= {MERGED: record.merged_with, STRATEGY: one_line(record.strategy)}
     trailers |= {VIOLATIONS: str(len(record.violations) or "")}
     summary = one_line(record.summary) or "change the parameters"
     return _message(f"autopilot({slug}): epoch {record.epoch}: {summary}", body, trailers)
@@ -139,6 +140,7 @@ def search_message(slug: str, record: MetricsRecord) -> str:
     if is_kept:
         what = f"{one_line(record.summary, 60) or 'change the parameters'} ({named})"
         trailers |= {CANDIDATE: str(record.candidate), PARENT: record.origin}
+        trailers |= {MERGED: "".join(record.parents[1:])}
     else:
         what = f"none of {record.candidates} candidates is kept"
         trailers |= {ROLLBACK: epoch_tag(record.best_epoch), REJECTED: str(record.epoch)}

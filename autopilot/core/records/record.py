@@ -24,6 +24,8 @@ TASK = "autopilot.command.task:task"  # the target of a run without Python
 _COMMANDS = ("setup", "guard", "train_eval", "eval", "val_eval", "test_eval")
 # Between the names of strategies that were used together: "prune + add word".
 TOGETHER = " + "
+# The strategy of a step that merges two states, for which no optimizer is asked.
+MERGE = "merge"
 EpochOutcome = Literal[
     "kept", "rejected", "unchanged", "repeated", "failed", "refused", "blocked", "unblocked"
 ]
@@ -206,6 +208,7 @@ class StepRecord(Record):
         state: The optimizer's state_dict after the step.
         candidate: The number of the candidate that it is a step of; 0: the epoch has one alone.
         origin: The name of the state that the candidate started from, as "epoch-0003".
+        merged_with: Of a merge: the name of the second state.
     """
 
     kind: ClassVar[str] = "gradients"
@@ -225,6 +228,7 @@ class StepRecord(Record):
     state: Mapping[str, Any] = field(default_factory=dict)
     candidate: int = 0
     origin: str = ""
+    merged_with: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,6 +274,8 @@ class MetricsRecord(Record):
         origins: Of an epoch with several: that of each candidate.
         better: The numbers of candidates that are better than what they started from.
         objectives: Of the baseline: the objectives of the search, each with "max" or "min".
+        merged_with: The name of the second state of a merge, which the first candidate of its epoch
+            is; the epoch's own record has it too.
     """
 
     kind: ClassVar[str] = "metrics"
@@ -308,6 +314,18 @@ class MetricsRecord(Record):
     origins: tuple[str, ...] = ()
     better: tuple[int, ...] = ()
     objectives: Mapping[str, str] = field(default_factory=dict)
+    merged_with: str = ""
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """The names of the states that a candidate was made from: of a merge, two."""
+        second = self.merged_with if self.candidate == 1 else ""
+        return tuple(filter(None, (self.origin, second)))
+
+    @property
+    def is_merge(self) -> bool:
+        """Whether it is a merge that no optimizer was asked for."""
+        return len(self.parents) == 2 and self.strategy == MERGE
 
     @property
     def candidates(self) -> int:
