@@ -15,13 +15,19 @@ from autopilot.cli.context import Context
 from autopilot.cli.output import Output
 from autopilot.cli.pages import epoch as epoch_page
 from autopilot.cli.pages import listing as pages
+from autopilot.cli.pages.experiment import frontier_document, frontier_lines
 from autopilot.cli.pages.progress import STYLES
 from autopilot.core.figures import lower_note
 from autopilot.errors import UsageError, translated_as
 from autopilot.files import replacing
 from autopilot.git.repository import Repository
 from autopilot.text import whole
-from autopilot.tracking.attribution import candidate_of, candidates_of, named_candidate
+from autopilot.tracking.attribution import (
+    candidate_of,
+    candidates_of,
+    named_candidate,
+    recorded_states,
+)
 from autopilot.tracking.notebook import Notebook
 
 _CHART_WIDTH, _SLICE_WIDTH = 100, 60
@@ -48,6 +54,9 @@ def log(
         bool, option("Candidates too, of epochs that have several.", "-v")
     ] = False,
     reverse: Annotated[bool, option("Newest epoch first.")] = False,
+    frontier: Annotated[
+        bool, option("Instead the states that no other one is as good as on all items.")
+    ] = False,
 ) -> None:
     """Show the epochs of an experiment.
 
@@ -58,12 +67,24 @@ def log(
     autopilot log classifier-1 -n 20
     autopilot log --graph
     autopilot log -v
+    autopilot log --frontier       what --select frontier samples
     """
+    if frontier:
+        others = {"--graph": graph, "-n": count, "-v": candidates, "--reverse": reverse}
+        for other in (name for name, is_given in others.items() if is_given):
+            raise UsageError(f"--frontier and {other} do not go together", hint="leave one out")
+        notebook, output = context.notebook(name), context.output
+        states = recorded_states(notebook)
+        output.document(pages.overview(notebook), frontier=frontier_document(states))
+        output.lines([*pages.head(notebook), *frontier_lines(notebook, states, show_all=show_all)])
+        return
     if count and show_all:
         raise UsageError("-n and --all do not go together", hint="leave one of them out")
     notebook, output = context.notebook(name), context.output
     is_short = not (count or show_all or output.as_json)
     epochs = notebook.newest(count or _SHOWN) if count or is_short else notebook.epochs
+    if candidates:
+        epochs = [each for x in epochs for each in (x, *candidates_of(notebook, x.number))]
     if output.as_json:
         ordered = epochs[::-1] if reverse else epochs
         output.document(pages.overview(notebook), log=epoch_page.epochs(notebook, ordered))
@@ -76,12 +97,9 @@ def log(
         output.lines(pages.chart(points, f"val {monitor}{lower_note(mode)}", width=width))
         output.lines(pages.slices(notebook, width=min(width, _SLICE_WIDTH)))
     elif epochs:
-        shown = epochs
-        if candidates:
-            shown = [each for x in epochs for each in (x, *candidates_of(notebook, x.number))]
-        heading, *rows = pages.table(notebook, shown, output.width)
+        heading, *rows = pages.table(notebook, epochs, output.width)
         output.line(heading, "bold")
-        lines = list(zip(rows, shown, strict=True))
+        lines = list(zip(rows, epochs, strict=True))
         for line, epoch in lines[::-1] if reverse else lines:
             output.line(line, STYLES[epoch.verdict])
         earlier = epochs[0].number

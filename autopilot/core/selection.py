@@ -162,8 +162,12 @@ class Pool:
         self.frontier.add(state)
 
     def count(self, name: str, *, gained: bool) -> None:
-        """A candidate was made from a state; it was better than it, or not."""
-        state = self.states[name]
+        """A candidate was made from a state; it was better than it, or not.
+
+        One that is not in the pool, since a reader lacks its record, is left out.
+        """
+        if (state := self.states.get(name)) is None:
+            return
         gains = state.gains + gained
         self.states[name] = replace(state, tries=state.tries + 1, gains=gains)
 

@@ -139,6 +139,7 @@ class RecordedStates:
     Attributes:
         pool: All states.
         objectives: Name to "max" or "min".
+        items: How many items the states are compared on.
     """
 
     def __init__(
@@ -151,7 +152,7 @@ class RecordedStates:
         before: Callable[[int, int], Results | None] | None = None,
     ) -> None:
         self.pool, self._reads_scores, self._reads_trials = Pool(), reads_scores, reads_trials
-        self._before, self._best = before, 0
+        self._before, self._best, self.items = before, 0, 0
         self._metrics: dict[str, Mapping[str, float]] = {}
         best = list[str]()
         for row in epochs:
@@ -176,6 +177,7 @@ class RecordedStates:
     def _begin(self, baseline: MetricsRecord, items: Sequence[Datum]) -> None:
         self.monitor, self.mode = baseline.monitor, baseline.mode
         self.objectives, self._keys = baseline.objectives, list(keyed(items))
+        self.items = len(self._keys)
         self._monitored, self._item_mode = Monitored(self.monitor), self.mode
         if self.monitor != "accuracy" and all(self._of_item(item) is None for item in items):
             self._monitored, self._item_mode = Monitored("accuracy"), "max"
@@ -184,9 +186,9 @@ class RecordedStates:
         return self._monitored.of_item(item)
 
     @property
-    def has_items(self) -> bool:
-        """Whether results of items are recorded."""
-        return bool(self._keys)
+    def places(self) -> int:
+        """How many items and objectives the states are compared on; 0: no results are recorded."""
+        return self.items + len(self.objectives)
 
     def add(
         self, epoch: int, number: int, results: Results, revision: str, parents: Sequence[str]
@@ -204,10 +206,9 @@ class RecordedStates:
         if self._reads_trials:
             for number, origin in enumerate(epoch.origins, 1):
                 self.pool.count(origin, gained=number in epoch.better)
-            if not epoch.origins:
-                origin = epoch_tag(self._best)
+            if not epoch.origins and (tip := self.pool.states.get(epoch_tag(self._best))):
                 value = _score(epoch.metrics.get(self.monitor), self.mode)
-                self.pool.count(origin, gained=value > self.pool.states[origin].value)
+                self.pool.count(tip.name, gained=value > tip.value)
         self._best = epoch.best_epoch
 
     def state(
@@ -230,8 +231,8 @@ class RecordedStates:
     def ranked(self) -> list[RankedState]:
         """All states, the best one first."""
         undominated = {state.name for state in self.pool.frontier.states}
-        places, states = len(self._keys), self.pool.ranked()
-        most = [max(column) for column in zip(*(s.scores[:places] for s in states), strict=True)]
+        states = self.pool.ranked()
+        most = [max(c) for c in zip(*(s.scores[: self.items] for s in states), strict=True)]
         return [
             RankedState(
                 state,
@@ -242,6 +243,10 @@ class RecordedStates:
             )
             for state in states
         ]
+
+    def undominated(self) -> list[RankedState]:
+        """Those that no other state is as good as everywhere, the best one first."""
+        return [each for each in self.ranked() if each.is_undominated]
 
 
 def _score(value: float | None, mode: str) -> float:

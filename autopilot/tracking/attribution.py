@@ -18,10 +18,12 @@ from autopilot.core.records.message import (
     EXPERIMENT,
     STEP,
     origin_epoch,
+    state_name,
     trailer,
     trailer_number,
 )
 from autopilot.core.records.record import MetricsRecord, StepRecord
+from autopilot.core.states import RecordedStates
 from autopilot.core.types import Datum
 from autopilot.errors import ExperimentError, RepositoryError
 from autopilot.git import commits, objects
@@ -61,6 +63,11 @@ def every_step(notebook: Notebook) -> Iterator[tuple[str, StepRecord]]:
                     yield commit, record
 
 
+def recorded_states(notebook: Notebook) -> RecordedStates:
+    """The states that candidates may start from, read from records alone."""
+    return RecordedStates(notebook.index.epochs, notebook.journal.read_on)
+
+
 def candidates_of(notebook: Notebook, epoch: int) -> list[Epoch]:
     """The candidates that changed something, of an epoch that has several, in order."""
     judged, found = notebook.epoch(epoch), list[Epoch]()
@@ -69,11 +76,25 @@ def candidates_of(notebook: Notebook, epoch: int) -> list[Epoch]:
         for record in own:
             if record.split != "val" or not record.is_candidate:
                 continue
-            started = origin_epoch(record.origin)
             steps = tuple(notebook.line_of(revision, epoch))
             metrics = {"val": record.metrics}
-            found.append(Epoch(record, revision, metrics, judged.before, started, None, steps))
+            found.append(
+                Epoch(record, revision, metrics, judged.before, judged.origin, None, steps)
+            )
     return found
+
+
+def state_of(notebook: Notebook, name: str) -> Epoch:
+    """A state by its name, as "epoch-0003-c2": that of an epoch, or of a candidate of it.
+
+    Raises:
+        ExperimentError: there is none.
+    """
+    number = origin_epoch(name)
+    for found in candidates_of(notebook, number) if number and "-c" in name else ():
+        if state_name(found.record) == name:
+            return found
+    return notebook.find(name)
 
 
 def candidate_of(notebook: Notebook, epoch: int, number: int) -> Epoch:

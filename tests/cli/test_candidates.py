@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -221,3 +222,108 @@ def test_a_search_that_cannot_work_is_refused(
 ) -> None:
     done = place.autopilot("run", "counter.py", *options)
     assert (done.code, says in done.err) == (2, True), done
+
+
+# A state is a word; an item asks for one letter. Longer words pass more and are larger.
+WORDS = """\
+from autopilot import AutoPilotModule, DataLoader, Datum, Optimizer, PathParameter, Step
+
+
+class Letter(Optimizer):
+    def step(self):
+        letter = "abcd"[(self.proposal[0] - 1) % 4]
+        word = self.parameters[0].read_text().strip()
+        self.parameters[0].write_text((letter if len(word) > 1 else word + letter) + "\\n")
+        return Step(f"take {letter}", letter)
+
+
+class Words(AutoPilotModule):
+    def __init__(self):
+        super().__init__()
+        self.word = PathParameter("word.txt")
+
+    def forward(self, batch):
+        word = self.word.read_text().strip()
+        return Datum(items=[self.score(item.metadata["at"], word) for item in batch.items])
+
+    def score(self, letter, word):
+        return Datum(success=letter in word, metrics={"size": len(word)}, feedback=letter)
+
+    def configure_optimizers(self):
+        return Letter(self.parameters())
+
+    def train_dataloader(self):
+        return DataLoader([{"id": at, "at": at} for at in "abcd"], 4)
+
+    val_dataloader = train_dataloader
+"""
+
+
+def test_the_frontier_is_over_items_and_objectives_and_read_without_the_target(
+    place: Place, tmp_path: Path
+) -> None:
+    place.write("words.py", WORDS)
+    place.write("word.txt", "a\n")
+    place.commit()
+    objectives = ("--objective", "accuracy", "--objective", "size:min")
+    search = ("--proposals", "4", "--parents", "3", "--keep-states", "2", *objectives)
+    done = place.run("run", "words.py", "-e", "demo", "--max-epochs", "2", *search)
+    assert "accuracy decides: higher is better; objectives: accuracy (higher is" in done.out
+    # One row an epoch, and with -v each candidate; at most two stay beside the best one.
+    log = [row.split() for row in place.run("log").out.splitlines()[3:]]
+    assert [row[0] for row in log] == ["0", "1", "2"]
+    rows = place.run("log", "-v", "--json").document["log"]
+    each = {(row["epoch"], row["candidate"]): row for row in rows if not row["candidates"]}
+    assert [at for at in each if at[0] == 2] == [(2, number) for number in range(1, 5)]
+    assert {row["origin"] for at, row in each.items() if at[0] == 2} == {
+        *("epoch-0000", "epoch-0001-c3", "epoch-0001-c4"),
+    }
+    stay = [row for at, row in each.items() if row["verdict"] == "kept" and at != (1, 2)]
+    assert [row["tag"] for row in stay] == [
+        f"autopilot/demo/epoch-000{number}" for number in ("1-c3", "1-c4", "2-c3", "2-c4")
+    ]
+    shown = place.run("show", "2", "-c", "3").out
+    assert "(tag: autopilot/demo/epoch-0002-c3)\n" in shown
+    assert "\nMade:     candidate 3, from epoch-0001-c4\n" in shown
+    assert "\nMade:     candidate 3 of 4, from epoch-0001-c4\n" in place.run("show", "2").out
+
+    # A clone whose target cannot even be imported lists the same.
+    told = place.run("log", "--frontier").out
+    lines = told.splitlines()[2:]
+    assert re.split("  +", lines[0]) == [
+        *("state", "val accuracy", "val size (lower is better)", "best at (of 4)", "commit")
+    ]
+    assert [row.split()[:4] for row in lines[1:-1:4]] == [
+        ["epoch-0001", "0.500", "2.000", "2"],
+        ["epoch-0000", "0.250", "1.000", "1"],
+    ]
+    assert lines[-1].startswith("6 of 6 states: no other one is as good on all items and objectiv")
+    place.git("clone", "--quiet", "--bare", str(place.top), str(tmp_path / "origin.git"))
+    place.git("push", "--quiet", str(tmp_path / "origin.git"), "refs/notes/*:refs/notes/*")
+    clone = tmp_path / "clone"
+    place.git("clone", "--quiet", str(tmp_path / "origin.git"), str(clone), cwd=tmp_path)
+    place.run("fetch", cwd=clone)
+    (clone / "words.py").unlink()
+    assert place.run("log", "--frontier", cwd=clone).out == told
+    assert place.run("replay", "demo", "--level", "full").code == 0
+    done = place.autopilot("log", "--frontier", "-n", "3")
+    assert (done.code, done.error) == (2, "error: --frontier and -n do not go together")
+
+
+@pytest.mark.parametrize(
+    ("options", "says", "hints"),
+    [
+        (("seconds",), "whether a higher or a lower 'seconds' is", "--objective seconds:min, or"),
+        (("accuracy:min",), "and 'accuracy' decides: higher is better", "--mode min turns both"),
+        (("size", "val_size"), "the objective 'size' is given twice", "leave one out"),
+        (("speed",), "no val item has the objective 'speed'", "one of: accuracy, size"),
+    ],
+)
+def test_an_objective_that_cannot_work_is_refused(
+    place: Place, options: tuple[str, ...], says: str, hints: str
+) -> None:
+    place.write("words.py", WORDS)
+    place.write("word.txt", "a\n")
+    place.commit()
+    given = [word for each in options for word in ("--objective", each)]
+    place.refused("run", "words.py", *given, says=(says,), hints=(hints,), code=2)

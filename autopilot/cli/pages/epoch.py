@@ -21,7 +21,7 @@ from autopilot.core.figures import (
     signed,
 )
 from autopilot.core.records.message import one_line
-from autopilot.core.records.record import EpochOutcome, LlmRecord, MetricsRecord
+from autopilot.core.records.record import EpochOutcome, LlmRecord, MetricsRecord, StepRecord
 from autopilot.core.types import Datum, count_outcomes, datum_document
 from autopilot.git import commits, refs
 from autopilot.report.comparison import file_documents, item_outcomes
@@ -35,7 +35,8 @@ ODD_OUTCOMES: tuple[EpochOutcome, ...] = ("unchanged", "repeated", "failed", "re
 
 _STEP = "step strategy summary rationale gradients error violations wishes cost"
 _EPOCH = "value delta metrics commit rollback"
-_RECORD = "outcome best best_epoch strategy summary reasons values reused cost restarts restarts_s"
+_RECORD = "outcome best best_epoch strategy summary reasons values reused cost restarts restarts_s "
+_RECORD += "candidate candidates origin"
 _EXAMPLES = 5
 _LEAST_TEXT = 12
 
@@ -43,6 +44,7 @@ _LEAST_TEXT = 12
 def lines(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
     """Everything about an epoch but its diff, in the form of `git show`."""
     commit = commits.read_commit(notebook.repo, epoch.steps[-1] if epoch.steps else epoch.commit)
+    record = epoch.record
     place = f"tag: {_tag(notebook, epoch)}"
     if epoch.verdict == "rejected":
         place = (
@@ -50,6 +52,9 @@ def lines(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
         )
     lines = [f"commit {commit.id}" + (f" ({place})" if place else "")]
     lines.append(f"Epoch:    {epoch.number} of {notebook.slug}, {_verdict(epoch)}")
+    if record.origin:
+        of = f"{record.candidate} of {record.candidates}" if record.candidates else record.candidate
+        lines.append(f"Made:     candidate {of}, from {record.origin}")
     lines.append(f"Date:     {git_date(commit.time_s)}")
     if epoch.record.strategy:
         lines.append(f"Strategy: {one_line(epoch.record.strategy, 1000)}")
@@ -304,6 +309,13 @@ def _tag(notebook: Notebook, epoch: Epoch) -> str:
     return own if is_own else notebook.layout.tag_name(epoch.number)
 
 
+def _own_steps(notebook: Notebook, epoch: Epoch) -> list[StepRecord]:
+    """The steps of an epoch, or of the candidate that it is."""
+    if not epoch.record.is_candidate:
+        return [record for _, record in notebook.steps(epoch.number)]
+    return [r for commit in epoch.steps for r in notebook.journal.read_on(commit, StepRecord)]
+
+
 def _epoch(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
     return {
         "epoch": epoch.number,
@@ -312,7 +324,7 @@ def _epoch(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
         **picked(epoch.record, _RECORD),
         "commits": epoch.steps,
         "tag": _tag(notebook, epoch) if epoch.verdict != "rejected" else None,
-        "violations": notebook.violations(epoch.number),
+        "violations": [text for step in _own_steps(notebook, epoch) for text in step.violations],
     }
 
 

@@ -1,4 +1,4 @@
-"""Pages of the `experiment` and `memory` commands: lines for a person, or a document."""
+"""Pages of `experiment`, `memory` and `log --frontier`: lines for a person, or a document."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from autopilot.cli.pages import picked
 from autopilot.cli.pages.listing import overview, seconds_of, standing
 from autopilot.core.figures import costs, direction_words, figure, progressed, signed, test_gain
 from autopilot.core.memory import Trend
 from autopilot.core.records.history import Summary
 from autopilot.core.records.learnt import DECISIONS
 from autopilot.core.records.record import Lesson
+from autopilot.core.states import RecordedStates
 from autopilot.git.objects import LineCounts
 from autopilot.report.comparison import (
     compared_results,
     decision_line,
     event_detail,
     file_rows,
+    frontier_rule,
+    frontier_table,
     input_rows,
     trend_window,
 )
@@ -238,4 +242,37 @@ def _row(lesson: Lesson, about: list[str], *, with_slug: bool) -> list[str]:
         shorten(lesson.strategy, _STRATEGY) or "unnamed",
         *(shorten(getattr(lesson, name), _ABOUT) for name in about),
         shorten(what, _WHAT),
+    ]
+
+
+_STATES = 30
+
+
+def frontier_lines(
+    notebook: Notebook, states: RecordedStates, *, show_all: bool = False
+) -> list[str]:
+    """The states that no other one dominates, the best one first; the first 30 unless all."""
+    slug = notebook.slug
+    if not states.places:
+        missing = f"no val results are recorded here: autopilot fetch {slug} brings them"
+        return [missing if states.pool.states else notebook.unjudged]
+    ranked = states.undominated()
+    shown = ranked if show_all else ranked[:_STATES]
+    columns, rows = frontier_table(states, shown)
+    lines = align(columns, rows, columns[1:-1])
+    if more := len(ranked) - len(shown):
+        lines.append(f"{more:,} more are not shown: autopilot log {slug} --frontier --all")
+    return [*lines, frontier_rule(states, len(ranked))]
+
+
+def frontier_document(states: RecordedStates) -> list[dict[str, Any]]:
+    """The same for a program; the name of a state is the last part of its tag."""
+    return [
+        {
+            "state": each.state.name,
+            "commit": each.state.revision,
+            **picked(each.state, "epoch tries gains"),
+            **picked(each, "value objectives items"),
+        }
+        for each in (states.undominated() if states.places else ())
     ]

@@ -23,6 +23,7 @@ from autopilot.core.figures import (
     test_gain,
 )
 from autopilot.core.records.index import Judged
+from autopilot.core.records.message import epoch_tag, state_name
 from autopilot.errors import AutopilotError
 from autopilot.git import refs
 from autopilot.git.repository import Repository
@@ -39,6 +40,7 @@ from autopilot.text import (
     pairs,
     shorten,
 )
+from autopilot.tracking.attribution import state_of
 from autopilot.tracking.epochs import Epoch
 from autopilot.tracking.layout import experiments
 from autopilot.tracking.notebook import Notebook, Status
@@ -73,12 +75,14 @@ def table(notebook: Notebook, epochs: Sequence[Epoch], width: int | None) -> lis
         others.clear()
     shown = [figures(epoch.value, epoch.record.best, epoch.before) for epoch in epochs]
     values, bests = [texts[0] for texts in shown], [texts[1] for texts in shown]
-    states = {epoch.number: epoch.record.values for epoch in epochs}
+    states = {state_name(epoch.record): epoch.record.values for epoch in epochs}
 
     def before(epoch: Epoch) -> Mapping[str, object]:
         if epoch.origin is None or not epoch.record.values:
             return {}
-        return states.get(epoch.origin) or notebook.epoch(epoch.origin).record.values
+        name = epoch.record.origin or epoch_tag(epoch.origin)
+        known = states.get(name)
+        return state_of(notebook, name).record.values if known is None else known
 
     deltas = [signed(epoch.delta, of=epoch.before) for epoch in epochs]
     value_width, delta_width = (max(map(len, cells), default=0) for cells in (values, deltas))

@@ -289,6 +289,11 @@ def epoch_tag(epoch: int, candidate: int = 0) -> str:
     return f"epoch-{epoch:04d}" + (f"-c{candidate}" if candidate else "")
 
 
+def state_name(record: MetricsRecord) -> str:
+    """The last part of the tag name of the state that a record measured."""
+    return epoch_tag(record.epoch, record.candidate if record.is_candidate else 0)
+
+
 def origin_epoch(name: str) -> int | None:
     """The epoch of a state's name.
 
