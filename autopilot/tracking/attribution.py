@@ -18,7 +18,6 @@ from autopilot.core.records.message import (
     EXPERIMENT,
     STEP,
     origin_epoch,
-    state_name,
     trailer,
     trailer_number,
 )
@@ -90,11 +89,10 @@ def state_of(notebook: Notebook, name: str) -> Epoch:
     Raises:
         ExperimentError: there is none.
     """
-    number = origin_epoch(name)
-    for found in candidates_of(notebook, number) if number and "-c" in name else ():
-        if state_name(found.record) == name:
-            return found
-    return notebook.find(name)
+    number, candidate = state_of_tag(f"/{name}") or (0, 0)
+    own = candidates_of(notebook, number) if candidate else []
+    found = (each for each in own if each.record.candidate == candidate)
+    return next(found, None) or notebook.find(name)
 
 
 def candidate_of(notebook: Notebook, epoch: int, number: int) -> Epoch:
