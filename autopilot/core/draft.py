@@ -70,9 +70,19 @@ class Draft:
     is_better: bool = False
 
     @property
+    def origin(self) -> str:
+        """The name of the state that it started from; "" for the best one."""
+        return self.side.origin if self.side else ""
+
+    @property
     def stays(self) -> bool:
         """Whether it stays beside the best candidate, as a state to start from."""
         return self.is_beside and self.decision is not None and self.decision.kept
+
+    @property
+    def is_screened(self) -> bool:
+        """Whether it was no better than what it was made from, on some train items."""
+        return self.known is not None and self.known.outcome == "screened"
 
     @property
     def changed(self) -> bool:

@@ -368,7 +368,7 @@ class Evaluator:
 
     def _remember(self, position: Position, item: Datum, data: Datum, seconds: float) -> None:
         # Whether feedback needs more of the result's graph than can be recalled.
-        waits = position.split == "train" and not graph.is_simple(data)
+        waits = position.split == "train" and graph.is_grad_enabled() and not graph.is_simple(data)
         self.experiment.remember(position, item, data, seconds, waits=waits)
 
     def _combined(self, batch: Datum, results: list[Datum]) -> Datum:

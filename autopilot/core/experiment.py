@@ -134,13 +134,16 @@ class Experiment(InProgress):
 
     def known_state(self) -> KnownState | None:
         """The present state as an earlier epoch measured it, if one did."""
-        return self.known(self.now.state, self.now.steps)
+        return self.known(self.now.state, self.now.steps, self.now.origin)
 
     def epoch_of_present_state(self) -> int | None:
         """The epoch that measured every item in the present state, or was refused; None if none."""
         known = self.measured(self.store.state())
-        is_whole = known is not None and not self.record_of(known.number).unmeasured
-        return known.number if known is not None and is_whole else None
+        if known is None:
+            return None
+        record = self.record_of(known.number)
+        is_final = not record.unmeasured and self.stands(record, self.now.origin)
+        return known.number if is_final else None
 
     # --- opening -------------------------------------------------------------------------------
 

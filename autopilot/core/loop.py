@@ -13,7 +13,7 @@ recorded and the experiment repeats the steps that were committed, so nothing is
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from autopilot.core.fit import Fit
 from autopilot.core.items import batches
@@ -22,6 +22,7 @@ from autopilot.core.policy import Decision, decide
 from autopilot.core.progress import Position
 from autopilot.core.records.history import KnownState
 from autopilot.core.records.record import StepRecord
+from autopilot.core.screening import CheapGates
 from autopilot.core.selection import Selection, chance_of
 from autopilot.core.types import Cost
 
@@ -33,10 +34,12 @@ class Loop(ABC):
         proposals: How many candidates an epoch has.
         objectives: Val metrics that it looks at beside the monitored one, each with "max" or "min",
             or None where that is not said.
+        gates: Hurdles of a candidate before all of val is measured.
     """
 
     proposals = 1
     objectives: Mapping[str, str | None] = {}  # never changed
+    gates = CheapGates()
 
     @abstractmethod
     def run(self, fit: Fit) -> str:
@@ -76,16 +79,24 @@ class EpochLoop(Loop):
         fit.start_epoch(epoch)
         fit.call("on_train_epoch_start")
         train = self.learn_from_val(fit) if fit.train is None else self.train(fit)
-        known = fit.refused or fit.experiment.known_state()
+        known: KnownState | None = fit.refused or fit.experiment.known_state()
+        errors: Sequence[str] = ()
         if known is None:
-            val = self.validate(fit)
-            fit.experiment.on_validation_complete({"val": val.items}, val.results)
-            errors = (train if fit.val is None else val).errors()
+            known, errors = self.judge(fit, train)
+        if known is None:
             decision = decide(fit.policy, fit.view(), errors)
-        else:  # an earlier epoch measured this state, or a person refused it
+        else:
             fit.metrics["val"] = dict(known.metrics)
-            decision = Decision("rejected", known.reasons, is_measured=known.epoch is not None)
+            decision = Decision("rejected", known.reasons, is_measured=known.is_judged)
         self.conclude(fit, decision, known)
+
+    def judge(self, fit: Fit, train: SplitMetrics) -> tuple[KnownState | None, Sequence[str]]:
+        """A new state: why it was stopped, if it was; and the errors, if all items have one."""
+        if (known := self.gates.screened(fit, fit.evaluator, train.given, fit.mode)) is not None:
+            return known, ()
+        val = self.validate(fit)
+        fit.experiment.on_validation_complete({"val": val.items}, val.results)
+        return val.stopped, (train if fit.val is None else val).errors()
 
     def train(self, fit: Fit) -> SplitMetrics:
         """The train split: feedback from every batch, a step after every window of batches."""
@@ -100,6 +111,8 @@ class EpochLoop(Loop):
             fit.gather(data, batch, step)
             fit.call("on_after_loss", data, batch, index)
             train.update(data)
+            if self.gates.screen:
+                train.given.append((batch, data))
             if last or (fit.accumulate is not None and (index + 1) % fit.accumulate == 0):
                 self.step(fit, step, train, last=last)
                 step += 1
@@ -157,8 +170,9 @@ class EpochLoop(Loop):
         fit.refused = fit.experiment.people.refusal(record, fit.ledger, fit.call)
 
     def validate(self, fit: Fit) -> Measured:
-        """The val split, on the state after the step."""
-        return measure(fit, fit.evaluator, "val", fit.epoch, fit.val)
+        """The val split, on the state after the step; in a race, as far as that goes."""
+        race = self.gates.race_of(fit, fit.seed, fit.mode)
+        return measure(fit, fit.evaluator, "val", fit.epoch, fit.val, race)
 
     def conclude(self, fit: Fit, decision: Decision, known: KnownState | None = None) -> None:
         """The verdict: callbacks hear it, the experiment tags the epoch or rolls it back."""

@@ -27,8 +27,10 @@ from autopilot.core.items import batches
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.noise import FEWEST_GAINS, compare
 from autopilot.core.progress import Position
+from autopilot.core.records.history import KnownState
 from autopilot.core.run import Run
 from autopilot.core.scoring import ItemMean
+from autopilot.core.screening import Race
 from autopilot.core.statistics import gain_of
 from autopilot.core.types import Cost, Datum, Gain, Noise, count_outcomes
 from autopilot.core.writing import recorded_passes
@@ -44,6 +46,9 @@ class SplitMetrics:
         keep_items: Whether the results are kept, for the policy and the traces. Those of the train
             split are not: it may be endless.
         known: The metrics of results that are recorded, which `compute` returns.
+
+    Attributes:
+        given: The batches with their results, where a screen needs them.
     """
 
     def __init__(
@@ -55,6 +60,7 @@ class SplitMetrics:
         for metric in self._own.values():
             metric.reset()
         self.items: list[Datum] = []
+        self.given: list[tuple[Datum, Datum]] = []
 
     def update(self, data: Datum) -> None:
         """Takes in a batch's result."""
@@ -132,10 +138,12 @@ class Measured:
 
     Attributes:
         beside: Measurements that do not count in the means: the second one of the baseline.
+        stopped: Why it ended before all items were measured, if it did.
     """
 
     def __init__(self, passes: Sequence[SplitMetrics]) -> None:
         self.passes, self.beside = list(passes), list[SplitMetrics]()
+        self.stopped: KnownState | None = None
 
     @property
     def evaluations(self) -> int:
@@ -199,12 +207,24 @@ class Measured:
 
 
 def measure(
-    run: Run, evaluator: Evaluator, split: str, epoch: int, loader: Iterable[Any] | None
+    run: Run,
+    evaluator: Evaluator,
+    split: str,
+    epoch: int,
+    loader: Iterable[Any] | None,
+    race: Race | None = None,
 ) -> Measured:
     """Measures a split: val as often as the experiment says, any other once.
 
     Callbacks hear of one pass, with the means as its metrics.
+
+    Args:
+        race: May end it early; of a split that is measured once.
     """
+    if race is not None:
+        measured = Measured([measure_once(run, evaluator, split, epoch, loader, race=race)])
+        measured.stopped = race.stopped
+        return measured
     repeats = range(1, run.experiment.repeat if split == "val" and loader is not None else 1)
     others = [measure_once(run, evaluator, split, epoch, loader, number) for number in repeats]
     found = Measured([measure_once(run, evaluator, split, epoch, loader, others=others), *others])
@@ -242,6 +262,7 @@ def measure_once(
     loader: Iterable[Any] | None,
     repeat: int = 0,
     others: Sequence[SplitMetrics] = (),
+    race: Race | None = None,
 ) -> SplitMetrics:
     """One pass over a split without a graph, in eval mode.
 
@@ -250,6 +271,7 @@ def measure_once(
         loader: Its batches; None: there are none.
         repeat: The number of the measurement; of a further one, only the module hears.
         others: The further ones; the callbacks see the means.
+        race: Orders the batches, and may end it before the last one: then there are no metrics.
     """
     call = run.hooks.call_module if repeat else run.hooks.call
     moment, module = "validation" if split == "val" else split, evaluator.module
@@ -260,15 +282,23 @@ def measure_once(
     call(f"on_{moment}_epoch_start")
     with no_grad(), run.repeating(repeat):
         seed = seed_of(evaluator.seed, repeat)
-        given = () if loader is None else batches(loader, split, epoch, seed)
+        given = iter(()) if loader is None else batches(loader, split, epoch, seed)
+        given = race.order(given) if race is not None else given
         at = Position(split, epoch, repeat=repeat)
         for index, batch, _ in evaluator.ahead(given, at):
             call(f"on_{moment}_batch_start", batch, index)
             data = evaluator.run(Position(split, epoch, index, repeat), batch)
             call(f"on_{moment}_batch_end", data, batch, index)
+            if race is None:
+                measured.update(data)
+            else:
+                race.add(index, data)
+        for data in race.results() if race is not None else ():
             measured.update(data)
     run.meter.add(Cost(evaluations=measured.means.items))
-    if not repeat:
+    if race is not None and race.stopped is not None:
+        run.metrics[split] = {}
+    elif not repeat:
         run.metrics[split] = means_of([m.compute() for m in (measured, *others)])
     call(f"on_{moment}_epoch_end")
     call(f"on_{moment}_end")

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from autopilot.core import graph
 from autopilot.core.records.record import ProgressNote
 from autopilot.core.store import Store
 from autopilot.core.types import Cost, Datum, datum_from_json, datum_to_json, digest, unlike_json
@@ -255,7 +256,7 @@ class EpochProgress:
         is_odd = bool(unlike_json(value, ""))
         if position.split == "train" and is_odd:
             # Once the step is made, the outcome is all that is asked for.
-            value, waits = _without_payload(value), True
+            value, waits = _without_payload(value), graph.is_grad_enabled()
             is_odd = bool(unlike_json(value, ""))
         key = _key(batch, state)
         if not (waits or is_odd):

@@ -138,16 +138,16 @@ class SearchLoop(EpochLoop):
         else:
             train = self.learn_from_val(fit) if fit.train is None else self.train(fit)
         attempt.known = fit.refused or fit.experiment.known_state()
-        attempt.twin = next((each for each in tried if each.state == attempt.state), None)
+        # One that was screened was compared with the state that it was made from alone.
+        same = (each for each in tried if each.state == attempt.state and not each.is_screened)
+        attempt.twin = next(same, None)
+        if attempt.known is None and attempt.twin is None:
+            attempt.known, attempt.errors = self.judge(fit, train)
         if attempt.known is not None:
             fit.metrics["val"] = dict(attempt.known.metrics)
         elif attempt.twin is not None:
             fit.metrics["val"] = dict(attempt.twin.metrics.get("val", {}))
             fit.experiment.on_validation_complete(attempt.twin.items, ())
-        else:
-            val = self.validate(fit)
-            fit.experiment.on_validation_complete({"val": val.items}, val.results)
-            attempt.errors = (train if fit.val is None else val).errors()
 
     def _merge(self, fit: Fit, side: Side) -> SplitMetrics:
         """The step of a merge: no optimizer is asked, and nothing is evaluated for it."""
@@ -179,8 +179,8 @@ class SearchLoop(EpochLoop):
         for attempt in ranked:
             if attempt.known is not None:
                 known = attempt.known
-                is_measured = known.epoch is not None
-                attempt.decision = Decision("rejected", known.reasons, is_measured=is_measured)
+                is_judged = known.is_judged
+                attempt.decision = Decision("rejected", known.reasons, is_measured=is_judged)
             elif attempt.twin is not None and attempt.twin.side is not None:
                 same = f"the same state as candidate {attempt.twin.side.number}"
                 attempt.decision = Decision("rejected", (same,))

@@ -197,6 +197,9 @@ class Trainer(RunView):
                 _LOG.warning("%s", note)
         self.prepare(module)
         check_window(module.accumulate_grad_batches)
+        accumulate = self.accumulate_grad_batches or module.accumulate_grad_batches
+        loaders = {"train": train, "val": val}
+        self.loop.gates.check(setup.policy, self.monitored, loaders, accumulate, self.repeat)
         self.run = fit = Fit(
             self,
             self.run.hooks,
@@ -206,7 +209,7 @@ class Trainer(RunView):
             train,
             val,
             max_epochs=max_epochs,
-            accumulate=self.accumulate_grad_batches or module.accumulate_grad_batches,
+            accumulate=accumulate,
             with_noise=self.measure_noise,
         )
         try:

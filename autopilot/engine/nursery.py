@@ -211,7 +211,8 @@ class _OneAttempt(SearchLoop):
 
     def __init__(self, task: AheadTask, side: Side, turns: _Turns) -> None:
         super().__init__()
-        self.strategies = task.options.loop().strategies
+        loop = task.options.loop()
+        self.strategies, self.gates = loop.strategies, loop.gates
         self._task, self._side, self._turns = task, side, turns
 
     def run(self, fit: Fit) -> str:

@@ -16,6 +16,7 @@ from autopilot.core.interpreter import Fresh
 from autopilot.core.loop import EpochLoop
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.records.record import Event, Manifest
+from autopilot.core.screening import CheapGates
 from autopilot.core.search import SearchLoop
 from autopilot.core.selection import selection
 from autopilot.core.signatures import option
@@ -177,6 +178,18 @@ class Options:
         fixed=True,
         names="--merge/--no-merge",
     )
+    screen: int | None = option(
+        "Measure a candidate on so many train items first, those that failed above all; unless it "
+        "is better there than what it was made from, it is rejected without val.",
+        fixed=True,
+        min=1,
+        metavar="N",
+    )
+    race: bool | None = option(
+        "Measure val in blocks, and stop a candidate that cannot reach the best any more.",
+        fixed=True,
+        names="--race/--no-race",
+    )
     review: bool | None = option(
         "Hold each edit until you approve or refuse it.", names="--review/--no-review"
     )
@@ -258,6 +271,7 @@ class Options:
             UsageError: the options of a search do not go together.
         """
         loop = self._search()
+        loop.gates = CheapGates(self.screen or 0, bool(self.race))
         if self.strategies not in (None, "turn"):
             loop.strategies = selection(self.strategies, "--strategies")
         return loop

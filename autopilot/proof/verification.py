@@ -327,7 +327,7 @@ def rule(notebook: Notebook, number: int) -> Ruling:
     with users_code(manifest.target):
         policy = policy_of(module)
         decision = decide(policy, view, errors if items and len(errors) == len(items) else ())
-    if epoch.record.is_refused:  # by a person: there is nothing to judge
+    if epoch.record.is_refused or epoch.record.is_stopped:  # there is nothing to judge
         decision = Decision("rejected", epoch.record.reasons)
     return Ruling(epoch, against.number if against else None, type(policy).__name__, decision)
 

@@ -30,8 +30,10 @@ from autopilot.tracking.diagnosis import NOT_PASSED, is_graded, moved_values, tu
 from autopilot.tracking.epochs import Epoch
 from autopilot.tracking.notebook import Notebook
 
-ODD_OUTCOMES: tuple[EpochOutcome, ...] = ("unchanged", "repeated", "failed", "refused")
-"""Why an epoch was rejected, if not for its score."""
+ODD_OUTCOMES: tuple[EpochOutcome, ...] = (
+    *("unchanged", "repeated", "failed", "refused", "screened", "raced"),
+)
+"""Why an epoch was rejected, if not for its score on val."""
 
 _STEP = "step strategy summary rationale gradients error violations wishes cost"
 _EPOCH = "value delta metrics commit rollback"

@@ -11,6 +11,7 @@ from typing import overload
 
 from autopilot.core.figures import gained
 from autopilot.core.records.index import Index, Judged
+from autopilot.core.records.message import epoch_tag
 from autopilot.core.records.record import EpochOutcome, Event, Manifest, MetricsRecord, StepRecord
 from autopilot.core.types import Cost, Gain, Metrics, Noise
 
@@ -26,12 +27,19 @@ class KnownState:
     Args:
         epoch: That epoch; None: a person refused the state, and nothing measured it.
         outcome: The outcome of the new epoch that came to this state.
+        saved: Val items that were not measured, if the measurement was stopped: see MetricsRecord.
     """
 
     epoch: int | None
     metrics: Mapping[str, float]
     outcome: EpochOutcome
     reasons: tuple[str, ...]
+    saved: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether something was measured that speaks against it."""
+        return self.outcome != "refused"
 
 
 class History:
@@ -154,11 +162,27 @@ class History:
         """The revision that an epoch's records are on."""
         return self._judged(epoch).revision
 
-    def known(self, state: str, steps: Sequence[StepRecord]) -> KnownState | None:
+    def stands(self, known: MetricsRecord, origin: str) -> bool:
+        """Whether an epoch's verdict on its state is the answer to that state now.
+
+        One that was stopped was compared with another state, and says nothing beside a third one.
+
+        Args:
+            origin: The name of the state that the present attempt starts from; "": the best one.
+        """
+        if known.outcome == "screened":
+            before = known.origin or epoch_tag(known.best_epoch)
+            return before == (origin or epoch_tag(self.best_epoch))
+        return known.outcome != "raced" or known.best_epoch == self.best_epoch
+
+    def known(self, state: str, steps: Sequence[StepRecord], origin: str = "") -> KnownState | None:
         """The earlier measurement of a state, which is not evaluated again; None if there is none.
 
         A state that was measured before can be no improvement. If some of its items could not be
         measured, it counts as new.
+
+        Args:
+            origin: As of `stands`.
         """
         judged = self.measured(state)
         if judged is None:
@@ -168,7 +192,7 @@ class History:
         reasons = tuple(step.error for step in steps if step.error)
         if reasons:
             outcome = "failed"
-        elif judged.is_open:
+        elif known.unmeasured or known.is_refused or not self.stands(known, origin):
             return None
         elif known.epoch == self.best_epoch and not any(step.changed for step in steps):
             reasons, outcome = ("the optimizer changed nothing",), "unchanged"

@@ -125,8 +125,8 @@ class Judged(NamedTuple):
         strategy: The strategies of its steps.
         evaluations: How many it took.
         noise: How many of those measured the noise.
-        is_open: Whether the state counts as new when it comes again: some of its items could not
-            be measured, or a person refused it.
+        is_open: Whether the state counts as new when it comes again: some of its items were not
+            measured, or a person refused it.
         is_repeated: Whether its values are those of an earlier epoch.
         revision: Where its records are.
         tree: The state that was measured.
@@ -162,7 +162,7 @@ class Judged(NamedTuple):
             strategy=record.strategy,
             evaluations=record.cost.evaluations,
             noise=record.noise.evaluations if record.noise else 0,
-            is_open=bool(record.unmeasured) or record.is_refused,
+            is_open=bool(record.unmeasured) or record.is_refused or record.is_stopped,
             is_repeated=record.reused is not None,
             revision=revision,
             tree=record.tree,

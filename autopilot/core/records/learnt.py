@@ -24,7 +24,8 @@ BLOCK_AFTER = 3
 NEWEST = 20
 _TRIES = 10
 # "repeated" is none: it shows nothing new of the strategy.
-FAILURES: frozenset[EpochOutcome] = frozenset({"rejected", "failed", "unchanged"})
+NO_BETTER: frozenset[EpochOutcome] = frozenset({"rejected", "screened", "raced"})
+FAILURES: frozenset[EpochOutcome] = NO_BETTER | {"failed", "unchanged"}
 DECISIONS: frozenset[EpochOutcome] = frozenset({"blocked", "unblocked"})
 # They say nothing of how good a state is: a person refused it before it was measured.
 UNJUDGED: frozenset[EpochOutcome] = DECISIONS | {"refused"}
@@ -115,7 +116,7 @@ class Learnt:
             self.blocked.pop(name, None)
         elif lesson.outcome in FAILURES:
             self.failures[name] += 1
-            self.idle[name] = 0 if lesson.outcome == "rejected" else self.idle[name] + 1
+            self.idle[name] = 0 if lesson.outcome in NO_BETTER else self.idle[name] + 1
             if not self.block_after:
                 return
             idle, tries = self.idle[name], self.failures[name]

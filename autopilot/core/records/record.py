@@ -27,7 +27,16 @@ TOGETHER = " + "
 # The strategy of a step that merges two states, for which no optimizer is asked.
 MERGE = "merge"
 EpochOutcome = Literal[
-    "kept", "rejected", "unchanged", "repeated", "failed", "refused", "blocked", "unblocked"
+    "kept",
+    "rejected",
+    "screened",
+    "raced",
+    "unchanged",
+    "repeated",
+    "failed",
+    "refused",
+    "blocked",
+    "unblocked",
 ]
 Decide = Literal["promote", "reject"]
 
@@ -276,6 +285,8 @@ class MetricsRecord(Record):
         objectives: Of the baseline: the objectives of the search, each with "max" or "min".
         merged_with: The name of the second state of a merge, which the first candidate of its epoch
             is; the epoch's own record has it too.
+        saved: How many val items were not measured: of candidates that were "screened", and of
+            those that were stopped when they could not reach the best any more, "raced".
     """
 
     kind: ClassVar[str] = "metrics"
@@ -314,6 +325,7 @@ class MetricsRecord(Record):
     origins: tuple[str, ...] = ()
     better: tuple[int, ...] = ()
     objectives: Mapping[str, str] = field(default_factory=dict)
+    saved: Mapping[str, int] = field(default_factory=dict)
     merged_with: str = ""
 
     @property
@@ -351,6 +363,11 @@ class MetricsRecord(Record):
     def is_refused(self) -> bool:
         """Whether a person refused the edit before it was measured."""
         return self.outcome == "refused"
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it was rejected before all val items were measured: it has no val metrics."""
+        return self.outcome in ("screened", "raced")
 
     def strategies(self) -> list[str]:
         """The names of the strategies that were used together; each counts."""
