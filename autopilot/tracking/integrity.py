@@ -242,11 +242,7 @@ class Integrity:
                 yield Difference(number, "tree", record.tree[:7], commit.tree[:7], why)
             traces = self.notebook.journal.read_on(commit.id, TraceRecord)
             traced = any((trace.epoch, trace.split) == (number, "val") for trace in traces)
-            if (
-                not traced
-                and record.reused is None
-                and record.outcome not in ("refused", "screened")
-            ):
+            if not traced and record.reused is None and record.is_traced:
                 yield Difference(number, "traces note", f"on {commit.id[:7]}", "missing")
             for path, oid in record.inputs.items():
                 entry = objects.entry_at(self.repo, commit.tree, path)

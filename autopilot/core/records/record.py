@@ -365,6 +365,11 @@ class MetricsRecord(Record):
         return self.outcome == "refused"
 
     @property
+    def is_traced(self) -> bool:
+        """Whether val items were measured, some of them at least."""
+        return self.outcome not in ("refused", "screened")
+
+    @property
     def is_stopped(self) -> bool:
         """Whether it was rejected before all val items were measured: it has no val metrics."""
         return self.outcome in ("screened", "raced")
