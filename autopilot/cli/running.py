@@ -29,6 +29,7 @@ from autopilot.core.rules import ALL_BLOCKED
 from autopilot.core.types import Datum, Result
 from autopilot.engine.beside import Beside, Prepare, resuming, run_command, start_or_resume
 from autopilot.engine.board import Attendant, Child
+from autopilot.engine.executors import hosting
 from autopilot.engine.options import CHANGEABLE, Options, options_of
 from autopilot.engine.preflight import forecast
 from autopilot.engine.session import Session
@@ -221,7 +222,8 @@ def run_session(
         if notify and (wrong := run_command(notify, prepare.folder, name, code)):
             output.warning(wrong)
 
-    return supervised(output, work, prepare.folder, slug, ended=end)
+    with hosting(prepare.executor):
+        return supervised(output, work, prepare.folder, slug, ended=end)
 
 
 @contextlib.contextmanager

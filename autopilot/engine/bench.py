@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autopilot.core.callback import Callback, RunView
 from autopilot.core.experiment import Experiment
@@ -36,6 +37,9 @@ from autopilot.tracking.parameters import (
     scope_of,
     untracked,
 )
+
+if TYPE_CHECKING:
+    from autopilot.engine.workers import Workers
 
 _FEEDBACK_AT_MOST = 200
 
@@ -73,6 +77,7 @@ class Bench:
         self.children = Children(user, here, self.redirected, sources)
         if not workspace.in_place:
             self.inputs.programs = self.children.hear
+        self._workers: Workers | None = None
         # Before the import: the files that it reads and executes are inputs too.
         self.inputs.open()
         self.watchers: list[Watcher] = [self.inputs, self.children]
@@ -138,6 +143,27 @@ class Bench:
             repeat=options.repeat or 1,
             max_wait_s=max_wait_s,
         )
+
+    def hire(self, options: Options, experiment: Experiment, *, is_checked: bool) -> None:
+        """Lets workers measure, if the options say so, once one has shown that it can.
+
+        Raises:
+            UsageError: none answers, or it cannot.
+        """
+        if options.executor is not None:
+            # Few runs need it, and it imports what records model calls.
+            from autopilot.engine.workers import workers_of
+
+            place = self.module, self.workspace, self.manifest, self.inputs
+            self._workers = experiment.machines = workers_of(options, experiment, *place)
+            if self._workers is not None and not is_checked:
+                self._workers.check()
+
+    def close(self) -> None:
+        """Listens no more, and ends workers."""
+        self.inputs.close()
+        if self._workers is not None:
+            self._workers.close()
 
 
 class Upkeep(Callback):

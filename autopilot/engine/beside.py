@@ -33,11 +33,12 @@ _DETACHED += "from autopilot.tracking.loggers import main; main(*sys.argv[1:])"
 
 @dataclass(frozen=True, slots=True)
 class Prepare:
-    """How the session of a process is made, and the tracker that its epochs are sent to."""
+    """How the session of a process is made, its tracker, and the executor that it measures with."""
 
     folder: Path
     session: Callable[[Sequence[Any], Child], Session]
     tracker: str | None = None
+    executor: str | None = None
 
 
 def start_or_resume(request: Request) -> Prepare:
@@ -48,7 +49,7 @@ def start_or_resume(request: Request) -> Prepare:
             return Session.resume(request.folder, child.slug, Options(), callbacks, child)
         return Session.start(request, callbacks, child)
 
-    return Prepare(request.folder, prepare, request.options.log_to)
+    return Prepare(request.folder, prepare, request.options.log_to, request.options.executor)
 
 
 def resuming(folder: Path, notebook: Notebook, changes: Options) -> Prepare:
@@ -62,7 +63,8 @@ def resuming(folder: Path, notebook: Notebook, changes: Options) -> Prepare:
     def prepare(callbacks: Sequence[Any], child: Child) -> Session:
         return Session.resume(folder, notebook.slug, changes, callbacks, child)
 
-    return Prepare(folder, prepare, options_of(notebook, changes).log_to)
+    options = options_of(notebook, changes)
+    return Prepare(folder, prepare, options.log_to, options.executor)
 
 
 class News(Callback):

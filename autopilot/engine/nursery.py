@@ -201,8 +201,9 @@ def _make(task: AheadTask, side: Side, child: Child) -> None:
         ItemLimits.of(options, bench.module).hold_on(child.board)
         with users_code(manifest.target):
             trainer.prepare(bench.module)
+        bench.hire(own, experiment, is_checked=True)
         experiment.guard = guard_of(workspace, task.slug, bench.scopes, bench.inputs, store)
-        with contextlib.closing(bench.inputs), contextlib.closing(turns):
+        with contextlib.closing(bench), contextlib.closing(turns):
             trainer.fit(bench.module)
 
 

@@ -22,7 +22,9 @@ from autopilot.core.selection import selection
 from autopilot.core.signatures import option
 from autopilot.core.stopping import Budget, EarlyStopping, Plateau
 from autopilot.engine.board import check_timeout, parse_size
+from autopilot.engine.executors import check_executor
 from autopilot.errors import UsageError
+from autopilot.git.remotes import shown
 from autopilot.text import flag, redact
 from autopilot.tracking.loggers import TrackerName
 from autopilot.tracking.notebook import Notebook
@@ -129,6 +131,16 @@ class Options:
         min=1,
         metavar="N",
     )
+    executor: str | None = option(
+        "Measure at workers: processes (of this machine), processes:N, dask (a cluster of it), "
+        "dask://ADDRESS, or here (unless given). --jobs is how many blocks of items at once.",
+        metavar="WORKERS",
+    )
+    origin: str | None = option(
+        "Where workers of other machines fetch the commits that they measure; the repository's own "
+        "path unless given.",
+        metavar="URL",
+    )
     measure_noise: bool | None = option(
         "Measure the baseline's val split twice; unless given, where that calls no model.",
         fixed=True,
@@ -221,6 +233,8 @@ class Options:
             )
         if self.jobs is not None and not hasattr(os, "fork"):
             raise UsageError("--jobs needs a system with fork", hint="leave it out")
+        if self.executor is not None:
+            check_executor(self.executor)
         self.loop()
 
     def read(self, folder: Path) -> Options:
@@ -230,16 +244,16 @@ class Options:
             UsageError: a file cannot be read, or a text holds a secret: options are kept in git.
         """
         texts: dict[str, Any] = {}
-        for name in ("goal", "background"):
+        for name in ("goal", "background", "origin"):
             text = getattr(self, name) or ""
-            if text.startswith("@"):
+            if text.startswith("@") and name != "origin":
                 try:
                     text = (folder / text[1:]).read_text(encoding="utf-8").strip()
                 except (OSError, UnicodeDecodeError) as error:
                     raise UsageError(
                         f"{flag(name)} {text}: {error}", hint="name a text file"
                     ) from error
-            if redact(text) != text:
+            if redact(text) != text or (name == "origin" and shown(text) != text):
                 raise UsageError(
                     f"{flag(name)} holds a secret, and options are recorded in git",
                     hint="leave it out",

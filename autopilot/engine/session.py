@@ -224,8 +224,7 @@ class Session:
             own = callbacks_of(self.module)
         self.notes += [] if manifest.by_hand else split_notes(loaders)
         self.split_sizes = _items(loaders["train"]), _items(loaders["val"])
-        # Many epochs of a search gain nothing: it goes on until a limit, or its last proposal.
-        searches = not self.setup.optimizer.needs_gradient
+        searches = not self.setup.optimizer.needs_gradient  # many epochs of it gain nothing
         has_own = any(isinstance(callback, StopCondition) for callback in own)
         alone = not (manifest.by_hand or searches or has_own)
         self.max_epochs = options.max_epochs or DEFAULT_MAX_EPOCHS
@@ -241,6 +240,7 @@ class Session:
         )
         with users_code(manifest.target):
             self.trainer.prepare(self.module)
+        bench.hire(options, experiment, is_checked=not self.child.is_first)
         experiment.guard = guard_of(workspace, self.slug, bench.scopes, self.inputs, self.store)
 
     # --- running -------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ class Session:
         Args:
             keep: Whether outputs are moved to where a run keeps them; else they are only named.
         """
-        self.inputs.close()
+        self.bench.close()
         if not self.trainer.experiment.is_open:
             self.store.close()
             self.place.release()
@@ -288,7 +288,7 @@ class Session:
                 result = self._run(score_test=score_test)
         finally:
             self.child.board.epochs_over(math.inf)
-            self.inputs.close()
+            self.bench.close()
             self._clean_up()
             self.place.release()
         self.store.close()

@@ -9,7 +9,7 @@ import contextlib
 import pickle
 import shutil
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -170,7 +170,8 @@ class Measurer:
         self._processes = Processes()
         self._worktree: MeasuringWorktree | None = None
         self._is_lasting = is_lasting and manifest.options.get("fresh") != Fresh.always
-        self._answers: Generator[Measurement | AutopilotError, None, None] | None = None
+        self._answers: Generator[Any, None, None] | None = None
+        self._workspace: Workspace | None = None
         self._imported, self.is_used = "", False
 
     def measure(
@@ -195,38 +196,63 @@ class Measurer:
             ReplayMissError: a model call is not recorded, or the evaluation uses the network.
             AutopilotError: the target cannot be loaded or evaluated; it names the user's own files.
         """
-        if self._worktree is None:
-            self._worktree = MeasuringWorktree.take(self.user)
-            self.outputs += self._worktree.outputs
         if repeat or not (self._is_lasting and self._has_imported(commit)):
             self.renew()
-        manifest, repo, started = self.manifest, self._worktree.check_out(commit), time.monotonic()
-        workspace = workspace_at(self.user, repo, manifest.directory, commit, manifest.links)
-        how = tuple(splits), epoch, repeat, self.live, state
-        task = MeasureTask(workspace, manifest, self.slug, *how)
+        how, started = (tuple(splits), epoch, repeat, self.live, state), time.monotonic()
+        workspace = self._check_out(commit)
+        task = MeasureTask(workspace, self.manifest, self.slug, *how)
         try:
-            found = self._ask(task)
+            found = self._ask(task, Measurement)
             self._imported = "" if repeat else commit
             seconds = time.monotonic() - started
         finally:
-            self.outputs += find_outputs(repo.workdir, self.user, manifest, commit)
+            self.outputs += find_outputs(workspace.repo.workdir, self.user, self.manifest, commit)
         with workspace.explained():
             if isinstance(found, AutopilotError):
                 raise found
         return replace(found, seconds=seconds, outputs=tuple(merged(self.outputs)))
 
-    def _ask(self, task: MeasureTask) -> Measurement | AutopilotError:
+    def ask(self, commit: str, task_of: Callable[[Workspace], Task], kind: type[T]) -> T:
+        """Gives a task to a process that has a commit's files; the last one, where it has them.
+
+        Raises:
+            AutopilotError: the process could not do it.
+        """
+        if self._imported != commit or self._workspace is None:
+            if not self._has_imported(commit):
+                self.renew()
+            self._check_out(commit)
+        assert self._workspace is not None, "just made"
+        found = self._ask(task_of(self._workspace), kind)
+        self._imported = commit
+        with self._workspace.explained():
+            if isinstance(found, AutopilotError):
+                self.renew()
+                raise found
+        return found
+
+    def _check_out(self, commit: str) -> Workspace:
+        if self._worktree is None:
+            self._worktree = MeasuringWorktree.take(self.user)
+            self.outputs += self._worktree.outputs
+        repo, manifest = self._worktree.check_out(commit), self.manifest
+        made = workspace_at(self.user, repo, manifest.directory, commit, manifest.links)
+        self._workspace = made
+        return made
+
+    def _ask(self, task: Task, kind: type[T]) -> T | AutopilotError:
         self.is_used = self._answers is not None
         if self._answers is not None:
             self._processes.ask_more(pickle.dumps(task))
             with contextlib.suppress(EvaluationError):
                 found = next(self._answers, None)
-                if isinstance(found, Measurement) and not found.is_stale:
+                is_stale = isinstance(found, Measurement) and found.is_stale
+                if isinstance(found, kind) and not is_stale:
                     return found
-                self._is_lasting = not isinstance(found, Measurement)
+                self._is_lasting = not is_stale
             # An error may be due to the states before.
             self.renew()
-        self._answers = answers(self._processes, task, Measurement)
+        self._answers = answers(self._processes, task, kind)
         found = next(self._answers, None)
         if not self._is_lasting:
             self.renew()

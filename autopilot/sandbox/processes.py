@@ -38,9 +38,9 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _ADOPT = 36  # PR_SET_CHILD_SUBREAPER of Linux' prctl
 _LOOK_S = 0.5
 _starting = threading.Lock()
-_asked: set[int] = set()
-"""The processes that answer at present, of all threads."""
+_asked: set[int] = set()  # the processes that answer at present, of all threads
 _adopting = 0
+apart = {0}  # children that no limit is for, with what they start
 
 # --- fresh processes of Python ------------------------------------------------------------------
 
@@ -343,7 +343,7 @@ class MemoryWatch:
     """
 
     def __init__(self) -> None:
-        self._started, self.others = set[int](), {0}
+        self._started, self.others = set[int](), {*apart}
         self.pause_s = 0.0
 
     def is_over(self, limit: float) -> bool:

@@ -125,6 +125,28 @@ class Ledger:
             others(limits.cost_usd, total.cost_usd),
         )
 
+    def lend(self, of: int) -> tuple[Limits, Reservation]:
+        """Sets aside one of so many equal shares of what is left, for calls made elsewhere.
+
+        Their costs are charged once they are known, and the reservation is settled without one.
+        """
+        with self._changed:
+            held, limits = self.total() + sum(self._reserved, self._others), self.limits
+            calls, tokens, usd = (
+                max(limit - spent, 0.0) / of
+                for limit, spent in (
+                    (limits.calls, held.calls),
+                    (limits.tokens, held.tokens),
+                    (limits.cost_usd, held.cost_usd),
+                )
+            )
+            share = Limits(calls, tokens, usd, max(limits.seconds - self.elapsed_s(), 0.0))
+            # Without a limit, nothing is set aside: infinity could not be added up.
+            known = [n if math.isfinite(n) else 0.0 for n in (calls, tokens, usd)]
+            wanted = Spent(int(known[0]), int(known[1]), known[2])
+            self._reserved.append(wanted)
+        return share, Reservation(self, "", wanted, share.cost_usd)
+
     def by_role(self) -> Mapping[str, Spent]:
         """Role to its cost, in the order in which they first paid."""
         with self._changed:

@@ -1,0 +1,365 @@
+"""A run's side of more than one machine: blocks are handed to an executor, and their results taken.
+
+A block that is lost is measured again, and none counts twice or in part: results are taken from an
+answer as a whole, in the run's own process, and recorded there as those of an evaluation here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from dataclasses import dataclass, replace
+from math import ceil
+
+from autopilot import __version__
+from autopilot.ai.model.recording import StoreRecorder, keep_lost
+from autopilot.core.experiment import Experiment
+from autopilot.core.failures import Failures
+from autopilot.core.interpreter import Machines, Result
+from autopilot.core.module import AutoPilotModule
+from autopilot.core.progress import Death, Position
+from autopilot.core.records.ledger import Reservation
+from autopilot.core.records.record import LlmRecord, Manifest
+from autopilot.core.run import current_run
+from autopilot.core.types import Datum
+from autopilot.engine import relay
+from autopilot.engine.executors import (
+    HERE,
+    NO_WORKER_S,
+    Answer,
+    Block,
+    CommitSource,
+    DaskWorkers,
+    at_worker,
+    executor_of,
+    this_machine,
+)
+from autopilot.engine.options import Options
+from autopilot.errors import AutopilotError, BudgetExceededError, RemoteError, UsageError
+from autopilot.git import objects, refs, remotes
+from autopilot.git.repository import Repository
+from autopilot.sandbox.audit_hooks import Inputs
+from autopilot.sandbox.workspace import Workspace
+from autopilot.tracking.layout import Layout
+
+_LOOK_S = 1.0
+_LOSSES_AT_MOST = 3
+
+
+@dataclass(slots=True)
+class _Handed:
+    """A block that an executor has."""
+
+    position: Position
+    parts: Mapping[int, Datum]
+    future: Future[bytes]
+    held: Reservation | None
+    losses: int = 0
+    needs: tuple[str, ...] = ()
+    is_alone: bool = False
+    answer: tuple[Answer | None, str] | None = None
+
+
+def workers_of(
+    options: Options,
+    experiment: Experiment,
+    module: AutoPilotModule,
+    workspace: Workspace,
+    manifest: Manifest,
+    inputs: Inputs,
+) -> Workers | None:
+    """The workers that a run asks for; None where it measures here.
+
+    Raises:
+        UsageError: there are none, or it measures what no commit has.
+    """
+    spec = options.executor
+    if spec is None or spec == HERE:
+        return None
+    name, links = f"--executor {spec}", manifest.links
+    if manifest.in_place:
+        why = f"{name} measures commits, and --in-place the files of your checkout"
+        raise UsageError(why, hint="leave out one of them")
+    if links and options.origin:
+        why = f"--link {links[0]}: a worker that fetches from --origin has no ignored files"
+        raise UsageError(why, hint="let the evaluation read it by a path that workers have")
+    executor = executor_of(spec, options.jobs)
+    held = replace(manifest, options=options.given())
+    user, workdir = workspace.user, str(workspace.repo.workdir)
+    return Workers(executor, experiment, module, user, held, inputs, name, workdir)
+
+
+class Workers(Machines):
+    """The workers of an executor, for one process of an experiment.
+
+    Args:
+        manifest: The experiment's, with the options that hold.
+        inputs: Learns which files were read.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        experiment: Experiment,
+        module: AutoPilotModule,
+        repo: Repository,
+        manifest: Manifest,
+        inputs: Inputs | None = None,
+        name: str = "the executor",
+        workdir: str = "",
+    ) -> None:
+        self._executor, self._experiment, self._repo = executor, experiment, repo
+        self._held = [*module.modules(), *module.parameters()]
+        self._inputs, self._name, self._jobs = inputs, name, manifest.options.get("jobs") or 0
+        self.by_item = bool(self._jobs)
+        self._blocks = self._jobs or getattr(executor, "_max_workers", None) or os.cpu_count() or 1
+        self.width = 2 if self.by_item else self._blocks + 1
+        # Its items have processes, each at a worker.
+        own = dict(manifest.options) | ({"jobs": 1} if self.by_item else {})
+        self._manifest = replace(manifest, options=own)
+        address = str(manifest.options.get("origin") or "")
+        self._origin = CommitSource(str(repo.main_workdir or repo.workdir), this_machine(), address)
+        self._sent, self._workdir = dict[str, str](), workdir or str(repo.workdir)
+        self._begun = dict[tuple[str, int, int, int], list[_Handed]]()
+
+    # --- before anything is paid ------------------------------------------------------------
+
+    def check(self, commit: str = "") -> None:
+        """Lets a worker show that it can measure; the branch's tip, or the base, if not given.
+
+        Raises:
+            UsageError: none answers, or it cannot; why, in one line.
+        """
+        tip = refs.read_ref(self._repo, Layout(self._manifest.slug).branch)
+        commit = commit or tip or self._manifest.base
+        self._publish(commit)
+        block = Block(self._origin, commit, self._manifest)
+        try:
+            answer, why, hint = pickle.loads(self._submit(block).result(NO_WORKER_S))
+        except TimeoutError as error:
+            why, hint = f"no worker within {NO_WORKER_S:g} s", "start workers, or wait for them"
+            raise UsageError(f"{self._name}: {why}", hint=hint) from error
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}".partition("\n")[0]
+            hint = "a worker needs Python, autopilot and git"
+            raise UsageError(f"{self._name}: {why}", hint=hint) from error
+        if answer is None:
+            raise UsageError(f"{self._name}: {why}", hint=hint)
+
+    # --- blocks -----------------------------------------------------------------------------
+
+    def begin(self, position: Position, parts: Mapping[int, Datum]) -> None:
+        self._begun[position.batch] = self._hand_over(position, parts)
+
+    def finish(
+        self,
+        position: Position,
+        parts: Mapping[int, Datum],
+        finished: Callable[[int, Result], None],
+    ) -> None:
+        open_ = self._begun.pop(position.batch, None)
+        open_ = self._hand_over(position, parts) if open_ is None else open_
+        failure: BaseException | None = None
+        while open_:
+            try:
+                done, _ = wait([each.future for each in open_], _LOOK_S, FIRST_COMPLETED)
+                if not done:
+                    self._look()
+                for each in [each for each in open_ if each.future in done]:
+                    open_.remove(each)
+                    again = self._take(each, parts, finished)
+                    open_ += again if failure is None else ()
+            except BaseException as error:  # noqa: BLE001  # raised below, once others are over
+                failure = failure or error
+                if isinstance(error, ConnectionError):
+                    break
+                # A block in progress may have paid for calls: it is waited for.
+                open_ = [each for each in open_ if not self._cancel(each)]
+        if failure is not None:
+            raise failure
+
+    def drop(self) -> None:
+        left = [each for several in self._begun.values() for each in several]
+        self._begun.clear()
+        for each in left:
+            with contextlib.suppress(Exception):
+                if not self._cancel(each):
+                    self._answer(each)
+
+    def close(self) -> None:
+        """Ends it: the executor too, and what was pushed for it is deleted."""
+        self.drop()
+        self._executor.shutdown()
+        self._clear()
+
+    def _cancel(self, each: _Handed) -> bool:
+        # Of Dask, a running one could be cancelled, and what it paid would be lost.
+        is_over = not isinstance(self._executor, DaskWorkers) and each.future.cancel()
+        if is_over and each.held is not None:
+            each.held.settle(None)
+        return is_over
+
+    def _look(self) -> None:
+        """Raises ConnectionError where there is no worker."""
+        if isinstance(self._executor, DaskWorkers) and not self._executor.is_alive():
+            raise ConnectionError(f"{self._name} has no worker")
+
+    def _hand_over(self, position: Position, parts: Mapping[int, Datum]) -> list[_Handed]:
+        numbers = sorted(parts)
+        size = ceil(len(numbers) / (2 * self._blocks)) if self.by_item else 1
+        cut = [numbers[at : at + size] for at in range(0, len(numbers), size)]
+        return [self._hand(position, {n: parts[n] for n in some}) for some in cut]
+
+    def _hand(
+        self, position: Position, parts: Mapping[int, Datum], before: _Handed | None = None
+    ) -> _Handed:
+        experiment, run = self._experiment, current_run()
+        commit = self._commit()
+        self._publish(commit)
+        block = Block(
+            self._origin,
+            commit,
+            self._manifest,
+            replace(position, is_running=False),
+            pickle.dumps(dict(parts)),
+            workdir=self._workdir,
+        )
+        held, needs = None, before.needs if before else ()
+        if run is not None and experiment.is_open:
+            recorder, share = StoreRecorder.of(run), 1 if before and before.is_alone else None
+            calls = [*experiment.store.calls(), *experiment.now.lent]
+            limits, held = run.ledger.lend(share or self._blocks + 1)
+            line = run.line
+            block = replace(block, place=run.place, line=line, limits=limits)
+            known = frozenset(call.id for call in calls)
+            block = replace(block, calls=tuple(recorder.named(needs)), known=known)
+        losses, is_alone = (before.losses, before.is_alone) if before else (0, False)
+        return _Handed(position, parts, self._submit(block), held, losses, needs, is_alone)
+
+    def _submit(self, block: Block) -> Future[bytes]:
+        request = pickle.dumps((__version__, pickle.dumps(block)))
+        try:
+            return self._executor.submit(at_worker, request)
+        except RuntimeError as error:
+            raise ConnectionError(f"{self._name} takes no work: {error}") from error
+
+    def _answer(self, each: _Handed) -> tuple[Answer | None, str]:
+        """The answer to a block, whose calls are recorded; else why it was lost."""
+        if each.answer is None:
+            answer, why = None, ""
+            try:
+                answer, why, _ = pickle.loads(each.future.result())
+            except Exception as error:  # noqa: BLE001  # an executor's, of any kind
+                why = f"{type(error).__name__}: {error}".partition("\n")[0]
+                if type(error).__name__ == "KilledWorker":  # Dask has tried it often enough
+                    each.losses = _LOSSES_AT_MOST
+            finally:
+                if each.held is not None:
+                    each.held.settle(None)
+            each.answer = answer, why
+            if answer is not None and (needs := self._record(answer.calls)):
+                each.answer = replace(answer, needs=(*answer.needs, *needs)), why
+        return each.answer
+
+    def _record(self, calls: Sequence[LlmRecord]) -> list[str]:
+        """Records and charges calls; the names of those that another block has other replies to."""
+        if not calls or (run := current_run()) is None:
+            return []
+        recorder, others = StoreRecorder.of(run), list[str]()
+        for call in calls:
+            known = recorder.named([call.id])
+            if known:
+                keep_lost(call.role, call.model, call.cost, "made twice", priced=call.priced)
+                others += [call.id] * (known[0].reply != call.reply)
+            else:
+                recorder.keep(call)
+            run.ledger.charge(call.role, call.cost, known=call.priced, judged=False)
+        return others
+
+    def _take(
+        self, each: _Handed, parts: Mapping[int, Datum], finished: Callable[[int, Result], None]
+    ) -> list[_Handed]:
+        """Takes a block's results; returns what has to be waited for instead."""
+        answer, why = self._answer(each)
+        if answer is None:
+            return self._lost(each, why, finished)
+        if answer.needs:
+            each.needs = tuple({*each.needs, *answer.needs})
+            return [self._hand(each.position, each.parts, each)]
+        if answer.error:
+            error = relay.unpack_error(answer.error)
+            if isinstance(error, BudgetExceededError) and not each.is_alone:
+                # It had a share of what is left: it gets all of it once the others are over.
+                for several in self._begun.values():
+                    for other in several:
+                        self._answer(other)
+                each.is_alone = True
+                each.needs = tuple({*each.needs, *(call.id for call in answer.calls)})
+                return [self._hand(each.position, each.parts, each)]
+            raise error
+        results, aside, read = relay.unpickled(answer.value, self._held)
+        if self._inputs is not None:
+            self._inputs.take_in(read)
+        for number, data in results.items():
+            if number in parts:
+                finished(number, (data, aside))
+                aside = Failures(), [], []
+        return []
+
+    def _lost(
+        self, each: _Handed, why: str, finished: Callable[[int, Result], None]
+    ) -> list[_Handed]:
+        """A block whose worker was lost: it is measured again, some times."""
+        self._look()
+        each.losses += 1
+        if each.losses < _LOSSES_AT_MOST:
+            return [self._hand(each.position, each.parts, each)]
+        try:
+            self.check(self._commit())
+        except UsageError as error:
+            raise ConnectionError(error.message) from error
+        if len(each.parts) > 1:
+            # One of them may be what ends workers.
+            each.losses = _LOSSES_AT_MOST - 1
+            return [self._hand(each.position, {n: one}, each) for n, one in each.parts.items()]
+        for number in each.parts:
+            reason = f"its worker was lost {_LOSSES_AT_MOST} times ({why})"
+            finished(number, Death(each.position, reason))
+        return []
+
+    # --- commits ----------------------------------------------------------------------------
+
+    def _commit(self) -> str:
+        """A commit that has the present state."""
+        experiment, found = self._experiment, [self._experiment.store.tip]
+        found += [experiment.now.side.base] if experiment.now.side else []
+        epochs = {0, experiment.best_epoch} if experiment.history else ()
+        found += [experiment.revision_of(number) for number in epochs]
+        state = experiment.now.state
+        return next(each for each in found if objects.tree_of(self._repo, each) == state)
+
+    def _publish(self, commit: str) -> None:
+        """Pushes a commit to the origin, and the recorded replies."""
+        if not self._origin.address:
+            return
+        layout, address = Layout(self._manifest.slug), self._origin.address
+        wanted = {layout.worker(commit[:12]): commit}
+        if (notes := refs.read_ref(self._repo, layout.notes("llm"))) is not None:
+            wanted[layout.worker("llm")] = notes
+        wanted = {name: oid for name, oid in wanted.items() if self._sent.get(name) != oid}
+        if wanted:
+            pushed = remotes.push_refs(self._repo, address, wanted)
+            if pushed.rejected:
+                why = f"does not take refs of autopilot: {pushed.reasons[0]}"
+                hint = "name a repository with --origin that does"
+                raise RemoteError(f"{remotes.shown(address)} {why}", hint=hint)
+            self._sent |= wanted
+
+    def _clear(self) -> None:
+        for name, oid in self._sent.items():
+            with contextlib.suppress(AutopilotError):
+                remotes.replace_ref(self._repo, self._origin.address, name, None, oid)
+        self._sent.clear()
