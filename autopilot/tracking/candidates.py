@@ -38,6 +38,7 @@ class CandidateLines(Store):
     files: ParameterFiles
     journal: Journal
     _tip = _tip_tree = _staged_on = ""
+    _others: dict[str, tuple[tuple[int, ...], Sequence[Record]]]
 
     def enter(self, side: Side | None) -> None:
         self.progress_file.close()
@@ -87,6 +88,7 @@ class CandidateLines(Store):
             if number is not None and number <= last:
                 refs.delete_ref(self.repo, name, oid)
                 Layout(self.slug, name.rpartition("/")[2]).progress(self.repo).unlink(True)
+        self._others.clear()
         folder = Layout(self.slug, "0-0").progress(self.repo).parent
         for lock in folder.glob("*.lock"):
             lock.unlink(missing_ok=True)
@@ -101,8 +103,13 @@ class CandidateLines(Store):
         place = Layout(self.slug, side.name).progress(self.repo)
         if not place.exists():
             return [], []
-        file = ProgressFile(place)
-        return file.read(ProgressNote), file.read(LlmRecord)
+        # Each candidate asks for those of all others.
+        stamp = place.stat().st_size, place.stat().st_mtime_ns
+        if self._others.get(side.name, ((), ()))[0] != stamp:
+            self._others[side.name] = stamp, ProgressFile(place).read(Record)
+        found = self._others[side.name][1]
+        notes = [each for each in found if isinstance(each, ProgressNote)]
+        return notes, [each for each in found if isinstance(each, LlmRecord)]
 
     def _append(
         self,

@@ -89,6 +89,7 @@ class GitStore(CandidateLines):
         self._staged: tuple[str, dict[str, Entry]] = ("", {})
         self.progress_file = ProgressFile(self.layout.progress(self.repo))
         self._index: Index | None = None
+        self._others = {}
 
     # --- opening -------------------------------------------------------------------------------
 

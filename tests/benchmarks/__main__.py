@@ -22,8 +22,8 @@ from tests.benchmarks.loop import jobs, loop
 from tests.benchmarks.page import page
 from tests.benchmarks.report import Report
 from tests.benchmarks.repos import isolate, remove
-from tests.benchmarks.runs import commands, growth, restarts, runs
-from tests.benchmarks.search import search
+from tests.benchmarks.runs import commands, growth, proposals, restarts, runs
+from tests.benchmarks.search import candidates, search
 from tests.benchmarks.startup import recall, startup
 from tests.benchmarks.store import store
 from tests.benchmarks.streaming import streaming
@@ -41,6 +41,8 @@ BENCHMARKS: dict[str, Callable[[Report], None]] = {
     "commands": commands,
     "restarts": restarts,
     "growth": growth,
+    "proposals": proposals,
+    "candidates": candidates,
     "search": search,
     "recall": recall,
 }

@@ -70,9 +70,10 @@ LIMITS = {
     "command, twice": Limit("its evaluations that are one too many", 0, ""),
     "jobs": Limit("--jobs 2 against 1, items that compute, 2 cores", 1.8, "x", at_least=True),
     "jobs, item": Limit("an item's process with --jobs", 20, "ms"),
-    "proposals": Limit(
-        "2 proposals at once, 2 cores", 1.8, "x", at_least=True, shown_by="no proposals yet"
-    ),
+    "proposals, 8": Limit("8 proposals at once, items that wait", 6, "x", at_least=True),
+    "proposals, 2": Limit("2 proposals at once, 2 cores", 1.8, "x", at_least=True),
+    "candidate": Limit("the store's cost of a candidate against that of an epoch", 1, "x"),
+    "frontier": Limit("a frontier's selection at 2,000 candidates, 500 items", 20, "ms"),
     "streaming": Limit("StreamingDataset over 1,000,000 lines: memory", 150, "MB"),
     "streaming, growth": Limit("its growth after a tenth of them", 5, "MB"),
     "resume": Limit(

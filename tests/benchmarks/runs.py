@@ -28,13 +28,26 @@ supervisor.Supervisor.run = lambda self: self._work(Child(is_supervised=False))
 _TARGET = """\
 import time
 
-from autopilot import AutoPilotModule, Datum, Optimizer, PathParameter, Step
+from autopilot import AutoPilotModule, Callback, Datum, Optimizer, PathParameter, Step
+
+
+class Clock(Callback):
+    def __init__(self, log):
+        self.log = log
+
+    def on_train_epoch_start(self, trainer, module):
+        self.began = time.perf_counter()
+
+    def on_epoch_recorded(self, trainer, module, record):
+        if record.epoch:
+            with open(self.log, "a") as log:
+                print(time.perf_counter() - self.began, file=log)
 
 
 class Raise(Optimizer):
     def step(self):
         path = self.parameters[0].root / "value.txt"
-        path.write_text(str(int(path.read_text()) + 1))
+        path.write_text(str(int(path.read_text()) + self.proposal[0]))
         return Step("one more", "raise")
 
 
@@ -42,16 +55,17 @@ class Counter(AutoPilotModule):
     monitor = "value"
     mode = "max"
 
-    def __init__(self, wait_s: float = 0.0):
+    def __init__(self, wait_s: float = 0.0, rounds: int = 0, items: int = 20, log: str = ""):
         super().__init__()
         self.file = PathParameter("value.txt")
-        self.wait_s = wait_s
+        self.wait_s, self.rounds, self.items, self.log = wait_s, rounds, items, log
 
     def forward(self, batch):
         value = int((self.file.root / "value.txt").read_text())
         items = []
         for item in batch.items:
             time.sleep(self.wait_s)
+            sum(number * number for number in range(self.rounds))
             items.append(Datum(metrics={"value": value}, success=False, feedback="higher"))
         return Datum(items=items)
 
@@ -62,7 +76,10 @@ class Counter(AutoPilotModule):
         return [Datum(items=[Datum(id="t")])]
 
     def val_dataloader(self):
-        return [Datum(items=[Datum(id=f"v{n}") for n in range(20)])]
+        return [Datum(items=[Datum(id=f"v{n}") for n in range(self.items)])]
+
+    def configure_callbacks(self):
+        return [Clock(self.log)] if self.log else []
 """
 _BARE = """\
 import pathlib, sys, time
@@ -139,6 +156,38 @@ def runs(report: Report) -> None:
     report.limit("supervised, epoch", median(pair[0] / pair[1] for pair in each))
     report.limit("replay", replay_s / bare_s)
     report.limit("recording", (recorded_s + reads_s) / start[0])
+
+
+def proposals(report: Report) -> None:
+    """Candidates that are measured side by side, against the same ones measured in turn."""
+    top, times, rows = _counter(report, "proposals"), report.count(3, 1), []
+    waits = ["-H", "wait_s=0.05", "-H", f"items={report.count(40, 4)}"]
+    burns = ["-H", "rounds=1000000", "-H", f"items={report.count(30, 2)}"]
+    for what, many, options in (("wait 50 ms", 8, waits), ("compute", 2, burns)):
+        pairs = list[list[float]]()
+        for number in range(times):
+            # In turn, since other work on the machine is not the same all the time.
+            pairs.append(
+                [_epoch(report, top, f"{many}-{number}", many, n, options) for n in (1, many)]
+            )
+        best = max(pairs, key=lambda pair: pair[0] / pair[1])
+        cells = [f"{value:.2f}" for value in best]
+        rows.append([f"{many} proposals, items that {what}", *cells, f"{best[0] / best[1]:.2f}"])
+        report.limit(f"proposals, {many}", best[0] / best[1])
+    report.table(
+        f"An epoch of several proposals, s: the best of {times} pairs",
+        ("", "--jobs 1", "--jobs N", "x"),
+        rows,
+    )
+
+
+def _epoch(report: Report, top: Path, name: str, many: int, jobs: int, options: list[str]) -> float:
+    """Seconds of an epoch of several proposals; of a few, the least."""
+    log = report.folder / f"epochs-{name}-{jobs}"
+    run = ["run", "counter.py", "-C", str(top), "-e", f"side-{name}-{jobs}", "-H", f"log={log}"]
+    run += ["--proposals", str(many), "--jobs", str(jobs), "--max-epochs", str(min(jobs, 3))]
+    _autopilot([*run, "--no-measure-noise", *options])
+    return min(map(float, log.read_text().split()))
 
 
 def commands(report: Report) -> None:

@@ -1,16 +1,22 @@
-"""A search over numbers against plain Optuna: the same values, and the time that a trial costs."""
+"""A search over numbers against plain Optuna: the same values, and the time that a trial costs.
+
+And what a candidate of several costs beside an epoch, and the selection among many states.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import random
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
+from types import MethodType
 from typing import Any
 
 import optuna
@@ -19,18 +25,24 @@ from autopilot import (
     AutoPilotModule,
     Choice,
     ConfigParameter,
+    DataLoader,
     Datum,
+    PathParameter,
     Range,
     SearchOptimizer,
     Trainer,
 )
 from autopilot.core.experiment import Experiment
+from autopilot.core.loop import EpochLoop
+from autopilot.core.search import SearchLoop
+from autopilot.core.selection import FrontierSelection, Pool, State
 from autopilot.git.repository import Repository
 from autopilot.git.worktrees import add_worktree, remove_worktree
 from autopilot.tracking import GitMemory, GitStore
 from autopilot.tuning.spaces import Space, holds
+from tests.benchmarks.loop import Nothing
 from tests.benchmarks.report import Report
-from tests.benchmarks.repos import git, make_repository
+from tests.benchmarks.repos import RULES, git, make_repository, rule_name, rule_text
 
 SEED = 11
 Values = Mapping[str, Any]
@@ -120,6 +132,73 @@ PROBLEMS = {
         {"kind": "deep", "depth": 32, "width": 0.9},
     ),
 }
+
+
+class TimedStore(GitStore):
+    """A store that knows how long its calls took, of whatever thread, in the processor's time."""
+
+    spent_s = 0.0
+    _is_inside = False
+
+    def __getattribute__(self, name: str) -> Any:
+        found = super().__getattribute__(name)
+        if name.startswith("_") or not isinstance(found, MethodType):
+            return found
+
+        def timed(*given: Any, **named: Any) -> Any:
+            if self._is_inside:
+                return found(*given, **named)
+            self._is_inside, began = True, time.process_time()
+            try:
+                return found(*given, **named)
+            finally:
+                self._is_inside = False
+                self.spent_s += time.process_time() - began
+
+        return timed
+
+
+def candidates(report: Report) -> None:
+    """What candidates cost the store, made in this process, and the choice among 2,000 states."""
+    top = make_repository(report.folder / "candidates", report.count(20_000, 500), 1)
+    epochs, many, items = report.count(20, 4), 9, [{"number": number} for number in range(20)]
+    spent_ms, more, times = defaultdict[str, list[float]](list), many - 1, report.count(5, 1)
+    for number in range(times):
+        loops = {"one": EpochLoop(), "best": SearchLoop(many)}
+        loops["frontier"] = SearchLoop(many, 3, FrontierSelection(), None)
+        for name, loop in loops.items():
+            (top / RULES / rule_name(0)).write_text(rule_text(0, 0))
+            store = TimedStore(f"c-{name}-{number}", top, in_place=False)
+            train, val = (DataLoader(items, batch_size=20) for _ in range(2))
+            experiment = Experiment(store, GitMemory(store))
+            module = Nothing(PathParameter(top / RULES))
+            Trainer(experiment=experiment, loop=loop).fit(module, train, val, max_epochs=epochs)
+            experiment.close()
+            spent_ms[name].append(store.spent_s * 1000 / epochs)
+    least = {name: min(found) for name, found in spent_ms.items()}
+    each = {name: (least[name] - least["one"]) / more for name in ("best", "frontier")}
+    chance, many = random.Random(SEED), report.count(2000, 200)
+    rows = [tuple(float(chance.random() < 0.5) for _ in range(500)) for _ in range(many + 9)]
+    states = [State(f"s{at}", sum(row), row, -at) for at, row in enumerate(rows)]
+    pool, chosen = Pool(states[:many]), list[float]()
+    for state in states[many:]:  # as an epoch does: choose, try candidates out, take one in
+        began = time.process_time()
+        FrontierSelection().choose(pool, 3, chance)
+        pool.frontier.copy().add(state)
+        pool.add(state)
+        chosen.append((time.process_time() - began) * 1000)
+    report.table(
+        f"The store's work in an epoch, the least of {times} means of {epochs}; processor time",
+        ("", "ms"),
+        [
+            ["an epoch with one candidate", f"{least['one']:.2f}"],
+            ["each further candidate", f"{each['best']:.2f}"],
+            ["the same, with states that stay", f"{each['frontier']:.2f}"],
+            [f"selection among {many:,} states of 500 items", f"{median(chosen):.2f}"],
+        ],
+    )
+    report.limit("candidate", max(each.values()) / least["one"])
+    report.limit("frontier", max(chosen))
 
 
 class Searched(AutoPilotModule):
