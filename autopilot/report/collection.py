@@ -23,6 +23,7 @@ from autopilot.git import objects, refs
 from autopilot.git.repository import Repository
 from autopilot.report.comparison import Tuned, by_strategy, event_detail, settings, trend_window
 from autopilot.report.contents import Changes, DiffPool, Results, clipped, packed
+from autopilot.report.search import SearchStory
 from autopilot.tracking.epochs import Epoch
 from autopilot.tracking.layout import experiments
 from autopilot.tracking.memory import block_after_by_epoch, memory_of
@@ -57,6 +58,7 @@ class Report:
         net: From the base to the best.
         pool: The patches of all changes.
         absent: The kinds of notes that are missing although epochs exist.
+        search: The candidates and the frontier; None where it was no search.
         bare: How many epochs have a row and no details, since there are too many.
     """
 
@@ -70,6 +72,7 @@ class Report:
     forks: Sequence[tuple[str, int]]
     net: Changes
     pool: DiffPool
+    search: SearchStory | None = None
     absent: Sequence[str] = ()
     bare: int = 0
 
@@ -107,6 +110,7 @@ class Report:
             "series": _series(notebook.epochs),
             "tuned": tuned.document() if (tuned := Tuned.of(notebook)) else None,
             "columns": COLUMNS,
+            "search": self.search and self.search.document(),
             "texts": self.texts,
             "rows": self.rows,
             "roles": self.roles,
@@ -136,6 +140,7 @@ class Report:
         if self.bare:
             shows = f"`autopilot show EPOCH -e {slug}` has them"
             sentences.append(f"{self.bare:,} earlier epochs have no details here; {shows}")
+        sentences += self.search.left_out(slug) if self.search else []
         files = sum(d["changes"].left_out for d in self.details) + self.net.left_out
         for count, which in (
             (files, "{:,} changed files are not listed"),
@@ -189,6 +194,7 @@ def collect(notebook: Notebook, pool: DiffPool | None = None, details: int = DET
         forks=list(_forks(repo, notebook.slug)),
         net=pool.between(objects.tree_of(repo, base), objects.tree_of(repo, best)),
         pool=pool,
+        search=SearchStory.of(notebook, detailed),
         absent=[kind for kind in kinds if notebook.layout.notes(kind) not in there],
         bare=len(epochs) - len(detailed),
     )
@@ -229,9 +235,10 @@ def _epochs(
             counts = Learnt(rules[number]).take(x for x in lessons if x.epoch <= number)
         changes = Changes()
         if epoch.steps and number in detailed and number:
-            old, new = line[epoch.steps[0]].parents[0], line[epoch.steps[-1]].tree
-            old_tree = line[old].tree if old in line else objects.tree_of(notebook.repo, old)
-            changes = pool.between(old_tree, new)
+            # A candidate's commits are beside the line.
+            ends = notebook.before(number), epoch.steps[-1]
+            trees = (line[c].tree if c in line else objects.tree_of(notebook.repo, c) for c in ends)
+            changes = pool.between(*trees)
         known = measured[number]
         fixed, broken = val.turned(measured.get(number if before is None else before, known), known)
         own = sorted(steps[number].values(), key=lambda pair: pair[1].step)

@@ -13,7 +13,6 @@ from autopilot.core.people import APPROVE, PAUSED, REVIEWED, STEERED
 from autopilot.core.records.learnt import FAILURES, UNJUDGED
 from autopilot.core.records.message import one_line
 from autopilot.core.records.record import Event, Manifest
-from autopilot.core.states import RankedState, RecordedStates
 from autopilot.core.types import Datum, count_outcomes
 from autopilot.git.objects import LineCounts
 from autopilot.text import counted, jsonable, shorten
@@ -81,32 +80,6 @@ def settings(manifest: Manifest) -> dict[str, str]:
         facts[f"parameter {name}"] = f"{path} ({pattern})" if pattern else path
     facts |= {f"version of {name}": version for name, version in manifest.versions.items()}
     return {name: value for name, value in facts.items() if value}
-
-
-def frontier_table(
-    states: RecordedStates, ranked: Sequence[RankedState]
-) -> tuple[list[str], list[list[str]]]:
-    """States beside one another: the columns, and a row for each.
-
-    The second column and those of the objectives are values; the one before the last counts items.
-    """
-    others = {n: mode for n, mode in states.objectives.items() if n != states.monitor}
-    columns = ["state", f"val {states.monitor}{lower_note(states.mode)}"]
-    columns += [f"val {name}{lower_note(mode)}" for name, mode in others.items()]
-    values = [figures(*(each.value for each in ranked))]
-    values += [figures(*(each.objectives[name] for each in ranked)) for name in others]
-    rows = [
-        [each.state.name, *row, str(each.items), each.state.revision[:7]]
-        for each, *row in zip(ranked, *values, strict=True)
-    ]
-    return [*columns, f"best at (of {states.items:,})", "commit"], rows
-
-
-def frontier_rule(states: RecordedStates, count: int) -> str:
-    """How many states no other one dominates, in a sentence."""
-    over = " and objectives" if states.objectives else ""
-    of = counted(len(states.pool.states), "state")
-    return f"{count:,} of {of}: no other one is as good on all items{over}, and better on one"
 
 
 @dataclass(frozen=True, slots=True)

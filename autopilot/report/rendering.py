@@ -24,13 +24,14 @@ from autopilot.git.objects import LineCounts
 from autopilot.report import comparison
 from autopilot.report.collection import Report
 from autopilot.report.contents import Changes, dumped, patches
+from autopilot.report.search import SearchStory, frontier_rule, frontier_table
 from autopilot.text import counted, visible
 from autopilot.tracking.epochs import Epoch
 from autopilot.tracking.notebook import Notebook
 
 _STYLES = ("page.css", "parts.css")
 _SCRIPTS = ["dom", "data", "scroll", "chart", "diff", "detail", "tree", "items", "values"]
-_SCRIPTS += ["pages", "live", "main"]
+_SCRIPTS += ["frontier", "pages", "live", "main"]
 
 
 def page(reports: Sequence[Report], between: Changes | None = None) -> str:
@@ -130,6 +131,7 @@ def markdown(notebook: Notebook, *, with_errors: bool = True) -> str:
         judged = counted(notebook.last.epoch, "epoch")
         lines += [f"{judged}, {notebook.kept} kept. {costs(notebook.spent)}.", ""]
         lines += [*_table(notebook), "", *_items(notebook, with_errors=with_errors)]
+        lines += _frontier(slug, SearchStory.of(notebook, ()))
         lines += [*_values(notebook, comparison.Tuned.of(notebook)), *_net(notebook)]
     fetch = f"autopilot fetch origin {slug}    # where the experiment is not here yet"
     lines += ["### Read on", "", "```sh", fetch, f"autopilot log {slug}"]
@@ -230,6 +232,20 @@ def _items(notebook: Notebook, *, with_errors: bool) -> list[str]:
     lines = [f"{total}: {plain(comparison.item_outcomes(items, notebook.monitor[0]))}.", ""]
     failures = [f"- {plain(line)}" for line in failure_lines("val", items)]
     return [*lines, *failures, ""] if failures and with_errors else lines
+
+
+def _frontier(slug: str, search: SearchStory | None) -> list[str]:
+    """The states of a search that no other one dominates; none where there are no results."""
+    if search is None or search.states is None or not search.states.places:
+        return [f"{text}." for text in search.left_out(slug)] if search else []
+    ranked = search.states.undominated()
+    columns, rows = frontier_table(search.states, ranked[:_FILES])
+    cells = [[*map(plain, row[:-1]), f"`{row[-1]}`"] for row in rows]
+    names = [*map(plain, columns)]
+    lines = ["### Frontier", "", *pipe_table(names, cells, right=names[1:-1]), ""]
+    if len(ranked) > _FILES:
+        lines += [f"The best {_FILES} of them are in this table.", ""]
+    return [*lines, f"{frontier_rule(search.states, len(ranked))}.", ""]
 
 
 def _values(notebook: Notebook, tuned: comparison.Tuned | None) -> list[str]:

@@ -11,6 +11,7 @@ import socket
 import struct
 import threading
 import zlib
+from contextlib import closing
 from copy import copy
 from pathlib import Path
 
@@ -39,12 +40,15 @@ from autopilot.cli.pages import epoch as epoch_page
 from autopilot.cli.pages import listing
 from autopilot.cli.reading import report
 from autopilot.core.figures import changed_settings, setting
+from autopilot.core.search import SearchLoop
+from autopilot.core.selection import selection
 from autopilot.errors import UsageError
 from autopilot.git.commands import run_git
 from autopilot.git.repository import Repository
 from autopilot.report.collection import between, collect
 from autopilot.report.contents import DiffPool, dumped, packed
 from autopilot.report.rendering import markdown, page
+from autopilot.report.search import SearchStory
 from autopilot.report.serving import ReportServer
 from autopilot.tracking.notebook import Notebook
 from tests.browser import chromium, find_chromium
@@ -113,6 +117,48 @@ class Cache(AutoPilotModule):
 
     def configure_optimizers(self):
         return SearchOptimizer(self.parameters(), "random", seed=3)
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A search: one candidate is kept, two stay beside it, one comes to the first state again."""
+    top = tmp_path_factory.mktemp("searched")
+    (top / "letter.txt").write_text("a")
+    commit_all(top)
+    loop = SearchLoop(4, 1, selection("frontier"), None, ["accuracy", "size:min"])
+    with closing(Experiment(GitStore("search", top))) as experiment:
+        Trainer(experiment=experiment, loop=loop).fit(Letters(top), max_epochs=1)
+    return Notebook(Repository.discover(top), "search")
+
+
+class PutLetter(Optimizer):
+    def step(self):
+        letter = "bcda"[self.proposal[0] - 1]
+        self.parameters[0].write_text(letter)
+        return Step(f"put {letter}, <img src=x>", letter)
+
+
+class Letters(AutoPilotModule):
+    """A letter passes some of two items, and has a size."""
+
+    passed = ("x", "xy", "y", "")
+    sizes = (5, 4, 3, 1)
+
+    def __init__(self, top):
+        super().__init__()
+        self.letter = PathParameter(top / "letter.txt")
+
+    def forward(self, batch):
+        at = "abcd".index(self.letter.read_text())
+        size = {"size": self.sizes[at]}
+        passed = [x.metadata["at"] in self.passed[at] for x in batch.items]
+        return Datum(items=[Datum(success=x, metrics=size, feedback="more") for x in passed])
+
+    def val_dataloader(self):
+        return DataLoader([{"id": at, "at": at} for at in "xy"], 2)
+
+    def configure_optimizers(self):
+        return PutLetter(self.parameters())
 
 
 @pytest.fixture(scope="module")
@@ -359,6 +405,52 @@ def test_an_experiment_without_numbers_has_no_word_of_them(story):
     assert listing.slices(story, width=60) == []
 
 
+# --- a search ----------------------------------------------------------------------------------
+
+
+def test_the_report_has_the_frontier_and_every_candidate(searched):
+    document = collect(searched).document()["search"]
+    columns = document["columns"]
+    rows = [dict(zip(columns, row, strict=True)) for row in document["candidates"]]
+    assert [(r["number"], r["leads"], r["verdict"], r["value"]) for r in rows] == [
+        (1, True, "kept", 1.0),
+        (2, False, "beside", 0.5),
+        (3, False, "beside", 0.0),
+        (4, False, "rejected", None),
+    ]
+    assert {r["from"] for r in rows} == {"epoch-0000"}
+    assert rows[3]["reason"] == "it changed nothing"
+    frontier = document["frontier"]
+    assert frontier["objectives"] == {"accuracy": "max", "size": "min"}
+    assert frontier["states"] == [
+        ["epoch-0001", 1, 1.0, [1.0, 4.0], 2, True],
+        ["epoch-0000", 0, 0.5, [0.5, 5.0], 1, False],
+        ["epoch-0001-c2", 1, 0.5, [0.5, 3.0], 1, True],
+        ["epoch-0001-c3", 1, 0.0, [0.0, 1.0], 0, True],
+    ]
+    text = markdown(searched)
+    assert "| state | val accuracy | val size (lower is better) | best at (of 2) | commit |" in text
+    assert re.search(r"\n\| epoch-0001-c3 \| 0.000 \| 1.000 \| 0 \| `[0-9a-f]{7}` \|\n", text)
+    assert "3 of 4 states: no other one is as good on all items and objectives" in text
+
+
+def test_too_many_states_are_left_out_and_epochs_without_details_keep_those_that_stay(
+    searched, monkeypatch
+):
+    monkeypatch.setattr("autopilot.report.search.STATES_AT_MOST", 3)
+    story = SearchStory.of(searched, detailed=())
+    assert [row[1] for row in story.candidates] == [1, 2, 3]
+    assert story.document()["frontier"] is None
+    says = "the frontier of 4 states is not drawn; `autopilot log search --frontier` lists it"
+    assert collect(searched).left_out() == [says]
+    assert says in markdown(searched)
+
+
+def test_without_a_search_there_is_no_word_of_one(story):
+    assert collect(story).document()["search"] is None
+    assert "Frontier" not in markdown(story)
+
+
 # --- in a browser ------------------------------------------------------------------------------
 
 
@@ -582,6 +674,60 @@ def test_the_tree_the_cost_and_the_memory_are_told(browser, written):
     browser.click("#tab-memory")
     browser.wait_for(f"main.textContent.includes({json.dumps(f'shout {SHOWN}3')})")
     quiet(browser)
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [420, 1300])
+def test_the_tree_of_a_search_and_its_frontier(browser, searched, tmp_path, width):
+    path = tmp_path / "search.html"
+    path.write_text(page([collect(searched)]), encoding="utf-8")
+    said = "[...document.getElementById('tip').children].map(e => e.textContent)"
+    browser.resize(width, 1000)
+    try:
+        opened(browser, path, "#tree").wait_for("!!document.querySelector('.treebox canvas')")
+        x, y, _ = browser.evaluate(PLACE.format(".treebox"))
+        browser.move_to(x + 158, y + 64 + 36)
+        assert browser.evaluate(said) == [
+            "epoch 1, candidate 2: c",
+            "kept beside the best · 0.500",
+            "put c, <img src=x>",
+            "no other state is as good on all items and objectives",
+            "started from epoch 0",
+        ]
+        browser.move_to(x + 30 + 18, y + 64 + 2 * 36 + 30)
+        nothing = ["epoch 1, candidate 4", "rejected · –", "it changed nothing"]
+        assert browser.evaluate(said)[:3] == nothing
+        browser.evaluate("document.querySelector('.panel details').open = true")
+        browser.wait_for("document.querySelectorAll('.panel tbody tr').length === 5")
+        made = "put c, <img src=x>"
+        assert browser.evaluate(CELLS)[2] == ["1", "2", "beside", "0.500", "epoch 0", made]
+        # Two objectives against one another: up the first, across the second.
+        browser.click("#tab-frontier")
+        browser.wait_for("!!document.querySelector('.plot canvas[aria-label]') && main.innerText")
+        plot = ".panel .plot canvas"
+        label = browser.evaluate(f"document.querySelector('{plot}').getAttribute('aria-label')")
+        assert label.startswith("val accuracy against val size (lower is better): 4 states, 3 on")
+        assert browser.evaluate(CELLS) == [
+            ["epoch 1", "1.000", "4.000", "2", "best"],
+            ["epoch 1, candidate 2", "0.500", "3.000", "1", ""],
+            ["epoch 1, candidate 3", "0.000", "1.000", "0", ""],
+        ]
+        x, y, height = browser.evaluate(PLACE.format(".panel .plot"))
+        browser.move_to(x + 62, y + height - 40)  # the lower left corner
+        assert browser.evaluate(said) == [
+            "epoch 1, candidate 3",
+            "val accuracy: 0.000",
+            "val size (lower is better): 1.000",
+            "items that no state is better at (of 2): 0",
+        ]
+        assert browser.evaluate("document.documentElement.scrollWidth") == width
+        browser.click_at(x + 62, y + height - 40)
+        browser.wait_for(f"{LOADED} && {TITLE} === 'Epoch 1'")
+        rows = "[...document.querySelectorAll('.detail tbody')].at(-1).textContent"
+        assert "30.000kept beside the bestepoch 0d" in browser.evaluate(rows)
+        quiet(browser)
+    finally:
+        browser.resize(1440, 1000)
 
 
 @needs_chromium

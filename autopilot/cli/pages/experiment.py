@@ -20,11 +20,10 @@ from autopilot.report.comparison import (
     decision_line,
     event_detail,
     file_rows,
-    frontier_rule,
-    frontier_table,
     input_rows,
     trend_window,
 )
+from autopilot.report.search import frontier_rule, frontier_table
 from autopilot.text import align, counted, git_date, labelled, pairs, shorten
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import kept_outputs

@@ -55,6 +55,11 @@ class Experiment {
       epoch.strategy = raw.texts[epoch.strategy];
       return epoch;
     });
+    this.candidates = new Map();
+    for (const row of raw.search ? raw.search.candidates : []) {
+      const candidate = Object.fromEntries(raw.search.columns.map((name, i) => [name, row[i]]));
+      this.candidates.set(candidate.epoch, [...(this.candidates.get(candidate.epoch) || []), candidate]);
+    }
     this.places = new Map(this.epochs.map((epoch, place) => [epoch.number, place]));
     this.packed = new Packed(raw.details);
     this.results = raw.results.map((result) => ({ ...result, packed: new Packed(result.rows) }));
@@ -62,6 +67,17 @@ class Experiment {
 
   epoch(number) {
     return this.epochs[this.places.get(number)];
+  }
+
+  /** The candidate that an epoch's values are of; nothing where it had one alone. */
+  leader(number) {
+    return (this.candidates.get(number) || []).find((candidate) => candidate.leads);
+  }
+
+  /** The name of the state that an epoch started from; "" of the baseline. */
+  origin(epoch) {
+    const leader = this.leader(epoch.number);
+    return leader ? leader.from : epoch.from === null ? "" : stateName(epoch.from);
   }
 
   get last() {
@@ -83,6 +99,17 @@ class Experiment {
   }
 }
 
+/** A state's name, as its tag has it: epoch-0007, or epoch-0007-c2 of a candidate beside the best. */
+function stateName(epoch, candidate = 0) {
+  return `epoch-${String(epoch).padStart(4, "0")}${candidate ? `-c${candidate}` : ""}`;
+}
+
+/** The same in words: epoch 7, candidate 2. */
+function stateWords(name) {
+  const [, epoch, candidate] = /^epoch-0*(\d+)(?:-c(\d+))?$/.exec(name) || ["", name];
+  return `epoch ${epoch}${candidate ? `, candidate ${candidate}` : ""}`;
+}
+
 const experiments = report.experiments.map((raw, index) => new Experiment(raw, index));
 
 /** What is chosen; `go` and `choose` in main.js change it. */
@@ -94,6 +121,18 @@ function renew(data) {
   diffs = new Packed(report.diffs);
   report.experiments.forEach((raw, index) => (experiments[index] = new Experiment(raw, index)));
   chosen.experiment = experiments[chosen.experiment.index];
+}
+
+function candidateLabel(candidate) {
+  const what = candidate.strategy || candidate.summary;
+  const kept = candidate.verdict === "beside" ? "kept beside the best" : candidate.verdict;
+  return [
+    `epoch ${candidate.epoch}, candidate ${candidate.number}${what ? `: ${what}` : ""}`,
+    `${kept} · ${number(candidate.value)}`,
+    candidate.summary === what ? "" : candidate.summary,
+    candidate.reason,
+    `started from ${stateWords(candidate.from)}`,
+  ];
 }
 
 function label(epoch) {

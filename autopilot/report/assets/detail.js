@@ -12,6 +12,7 @@ async function showDetail(element, experiment, epoch) {
     detail.steps.map((step, i) => stepBlock(step, i, detail.steps.length)),
     h("h3", {}, "Changes"),
     files(detail.changes),
+    candidates(experiment, epoch),
     failures(epoch, detail),
     memory(detail));
 }
@@ -35,9 +36,13 @@ function title(experiment, epoch) {
 function facts(experiment, epoch) {
   const link = (number) => h("a", { href: experiment.link(`epoch-${number}`) }, `epoch ${number}`);
   const back = epoch.rollback && h("span", {}, link(epoch.best_epoch), " by ", h("code", {}, epoch.rollback.slice(0, 10)));
+  const leader = experiment.leader(epoch.number);
+  const [, from] = /^epoch-0*(\d+)/.exec(experiment.origin(epoch)) || [];
+  const origin = from && h("a", { href: experiment.link(`epoch-${from}`) }, stateWords(experiment.origin(epoch)));
   return pairs([
+    ["candidate", leader ? `${leader.number}, the best one` : ""],
     ["strategy", epoch.strategy],
-    ["started from", epoch.from === null ? "" : link(epoch.from)],
+    ["started from", origin || ""],
     ["rolled back to", back || ""],
     ["measured in", epoch.reused === null ? "" : h("span", {}, link(epoch.reused), ": the state is the same")],
     [epoch.number ? "commit" : "start commit", epoch.steps || !epoch.number ? h("code", {}, epoch.commit.slice(0, 10)) : "none: nothing was changed"],
@@ -79,6 +84,18 @@ function stepBlock(step, index, count) {
     gradients.map(([name, text]) => h("div", {}, h("p", { class: "faint" }, `gradient of ${name}`), block(text))),
     !gradients.length && !step.rationale && !step.error && h("p", { class: "soft" }, "Nothing was recorded."),
   ];
+}
+
+/** The candidates of an epoch that has several. */
+function candidates(experiment, epoch) {
+  const own = experiment.candidates.get(epoch.number);
+  if (!own) return "";
+  const rows = own.map((each) => [
+    String(each.number), number(each.value), each.verdict === "beside" ? "kept beside the best" : each.verdict,
+    stateWords(each.from), each.strategy || each.summary, each.reason,
+  ]);
+  return [h("h3", {}, "Candidates"),
+    table(["", `val ${experiment.monitor}`, "verdict", "started from", "what it did", "why"], rows, [0, 1], { class: "whole-words" })];
 }
 
 function failures(epoch, detail) {

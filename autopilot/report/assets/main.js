@@ -1,9 +1,10 @@
 // What is shown follows from the address: #epoch-12, #tree, #2/items. Back, forward and reload work.
 
-const TABS = { epochs: "Epochs", tree: "Tree", items: "Items", values: "Values", cost: "Cost", memory: "Memory", setup: "Setup" };
-const SIMPLE = { tree: (e) => new Tree(e).element, items: (e) => new HeatMap(e).element, values: valuesView, cost: costView, memory: memoryView, setup: setupView, compare: compareView };
+const TABS = { epochs: "Epochs", tree: "Tree", frontier: "Frontier", items: "Items", values: "Values", cost: "Cost", memory: "Memory", setup: "Setup" };
+const SIMPLE = { tree: (e) => new Tree(e).element, frontier: (e) => new Frontier(e).element, items: (e) => new HeatMap(e).element, values: valuesView, cost: costView, memory: memoryView, setup: setupView, compare: compareView };
 if (report.comparison) TABS.compare = "Compare";
 if (!experiments.some((e) => e.tuned)) delete TABS.values;
+if (!experiments.some(hasFrontier)) delete TABS.frontier;
 
 const main = document.getElementById("main");
 const chart = new Chart(document.getElementById("chart"));
@@ -45,8 +46,14 @@ function show() {
     fill(main, h("div", { class: "card empty" }, "No epoch is judged yet."));
   } else if (chosen.view === "values" && !chosen.experiment.tuned) {
     fill(main, h("div", { class: "card empty" }, "Its parameters have no numbers or choices."));
+  } else if (chosen.view === "frontier" && !hasFrontier(chosen.experiment)) {
+    fill(main, h("div", { class: "card empty" }, "Its frontier is not known: it was no search, or has no results."));
   } else if (chosen.view === "epochs") epochsView();
   else fill(main, SIMPLE[chosen.view](chosen.experiment));
+}
+
+function hasFrontier(experiment) {
+  return experiment.search && experiment.search.frontier;
 }
 
 function tabs() {

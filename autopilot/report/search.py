@@ -1,0 +1,132 @@
+"""A search as a report shows it: the candidates of its epochs, and the frontier of its states."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autopilot.core.figures import figures, lower_note
+from autopilot.core.states import RankedState, RecordedStates, val_record_on
+from autopilot.report.contents import clipped
+from autopilot.text import counted
+from autopilot.tracking.attribution import recorded_states
+from autopilot.tracking.notebook import Notebook
+
+# Each is read with its results: of more, a report draws none, and `log --frontier` has them.
+STATES_AT_MOST = 500
+CANDIDATE = (
+    *("epoch", "number", "leads", "from", "verdict", "value"),
+    *("strategy", "summary", "reason"),
+)
+STATE = ("name", "epoch", "value", "objectives", "items", "undominated")
+_TEXT = 160
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchStory:
+    """The part of a report on a search.
+
+    Args:
+        candidates: A list for each candidate: what CANDIDATE names. Its verdict is "beside" if it
+            stays beside the best one.
+        states: None: there are too many to be read.
+        count: How many there are.
+    """
+
+    candidates: Sequence[Sequence[Any]]
+    states: RecordedStates | None
+    count: int
+
+    @classmethod
+    def of(cls, notebook: Notebook, detailed: Collection[int]) -> SearchStory | None:
+        """Reads it; None where no epoch had several candidates, and no objective was given.
+
+        Args:
+            detailed: The epochs of which all candidates are shown; of the others, those that stay.
+        """
+        epochs, first = notebook.index.epochs, notebook.baseline
+        candidates = list(_candidates(notebook, detailed))
+        if not candidates and not (first and first.objectives):
+            return None
+        count = sum(row.is_kept + len(row.stay) for row in epochs)
+        states = recorded_states(notebook) if count <= STATES_AT_MOST else None
+        return cls(candidates=candidates, states=states, count=count)
+
+    def document(self) -> dict[str, Any]:
+        """The search for the page."""
+        states = self.states
+        return {
+            "columns": CANDIDATE,
+            "candidates": self.candidates,
+            "frontier": states
+            and {
+                "columns": STATE,
+                "monitor": states.monitor,
+                "objectives": states.objectives,
+                "items": states.items,
+                "rule": frontier_rule(states, len(states.undominated())),
+                "states": [
+                    [
+                        *(each.state.name, each.state.epoch, each.value),
+                        *(list(each.objectives.values()), each.items, each.is_undominated),
+                    ]
+                    for each in states.ranked()
+                ],
+            },
+        }
+
+    def left_out(self, slug: str) -> list[str]:
+        """A sentence where the frontier is left out."""
+        if self.states is not None:
+            return []
+        text = f"the frontier of {self.count:,} states is not drawn"
+        return [f"{text}; `autopilot log {slug} --frontier` lists it"]
+
+
+def _candidates(notebook: Notebook, detailed: Collection[int]) -> Iterator[list[Any]]:
+    for epoch in notebook.epochs:
+        record = epoch.record
+        origins = record.origins or (record.origin,) * record.candidates
+        for number, revision in enumerate(record.revisions, 1):
+            is_best, stays = number == record.candidate, number in record.stay
+            own = None
+            if epoch.number in detailed and revision:
+                own = val_record_on(notebook.journal.read_on, revision, epoch.number, number)
+            elif epoch.number not in detailed and not (is_best or stays):
+                continue
+            verdict = "beside" if stays else record.verdict if is_best else "rejected"
+            known = own or (record if is_best else None)
+            texts = (known.strategy, known.summary, *known.reasons[:1]) if known else ()
+            texts = texts if revision else ("", "", "it changed nothing")
+            yield [
+                *(epoch.number, number, is_best, origins[number - 1], verdict),
+                known and known.metrics.get(known.monitor),
+                *(clipped(text, _TEXT) for text in (*texts, "", "", "")[:3]),
+            ]
+
+
+def frontier_table(
+    states: RecordedStates, ranked: Sequence[RankedState]
+) -> tuple[list[str], list[list[str]]]:
+    """States beside one another: the columns, and a row for each.
+
+    The second column and those of the objectives are values; the one before the last counts items.
+    """
+    others = {n: mode for n, mode in states.objectives.items() if n != states.monitor}
+    columns = ["state", f"val {states.monitor}{lower_note(states.mode)}"]
+    columns += [f"val {name}{lower_note(mode)}" for name, mode in others.items()]
+    values = [figures(*(each.value for each in ranked))]
+    values += [figures(*(each.objectives[name] for each in ranked)) for name in others]
+    rows = [
+        [each.state.name, *row, str(each.items), each.state.revision[:7]]
+        for each, *row in zip(ranked, *values, strict=True)
+    ]
+    return [*columns, f"best at (of {states.items:,})", "commit"], rows
+
+
+def frontier_rule(states: RecordedStates, count: int) -> str:
+    """How many states no other one dominates, in a sentence."""
+    over = " and objectives" if states.objectives else ""
+    of = counted(len(states.pool.states), "state")
+    return f"{count:,} of {of}: no other one is as good on all items{over}, and better on one"
