@@ -94,7 +94,8 @@ class SearchLoop(EpochLoop):
     def epoch(self, fit: Fit, epoch: int) -> None:
         """All candidates, one after the other, and the verdict on the best one."""
         sides = self._sides(fit, epoch)
-        if [side.parents for side in sides] == [(epoch_tag(fit.experiment.best_epoch),)]:
+        best = epoch_tag(fit.experiment.best_epoch)
+        if not self.keep and [side.parents for side in sides] == [(best,)]:
             super().epoch(fit, epoch)
             return
         fit.start_epoch(epoch)

@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from operator import attrgetter, ge
+from operator import attrgetter, eq, ge
 from random import Random
 
 from autopilot.errors import UsageError
@@ -66,6 +66,7 @@ class Frontier:
 
     Attributes:
         states: The undominated states, in the order in which they were added.
+        best: The best score of each item.
 
     >>> frontier = Frontier([State("a", 0.5, (1, 0)), State("b", 0.5, (0, 1))])
     >>> frontier.add(State("c", 0.0, (0, 0)))
@@ -78,7 +79,7 @@ class Frontier:
         self.states: list[State] = []
         self._masks: list[int] = []
         self._first: Sequence[float] | None = None
-        self._best: list[float] = []
+        self.best: list[float] = []
         self._holders: list[list[str]] = []
         self._counts: dict[str, int] = {}
         for state in states:
@@ -88,7 +89,7 @@ class Frontier:
         """A frontier of the same states, to be tried out."""
         made = Frontier()
         made.states, made._masks, made._first = [*self.states], [*self._masks], self._first
-        made._best, made._holders = [*self._best], [[*names] for names in self._holders]
+        made.best, made._holders = [*self.best], [[*names] for names in self._holders]
         made._counts = dict(self._counts)
         return made
 
@@ -100,7 +101,7 @@ class Frontier:
         """
         if self._first is None:
             self._first = state.scores
-            self._best = [-math.inf] * len(state.scores)
+            self.best = [-math.inf] * len(state.scores)
             self._holders = [[] for _ in state.scores]
         mask = self._mask(state.scores)
         # A state that dominates has all bits of the other: most pairs need no look at the scores.
@@ -115,12 +116,12 @@ class Frontier:
         self._masks.append(mask)
         self._counts[state.name] = 0
         for place, score in enumerate(state.scores):
-            if score > self._best[place]:
+            if score > self.best[place]:
                 for name in self._holders[place]:
                     if name in self._counts:
                         self._counts[name] -= 1
-                self._best[place], self._holders[place] = score, []
-            if score == self._best[place] > -math.inf:
+                self.best[place], self._holders[place] = score, []
+            if score == self.best[place] > -math.inf:
                 self._holders[place].append(state.name)
                 self._counts[state.name] += 1
         return True
@@ -138,7 +139,11 @@ class Frontier:
         pairs = list(zip(scores, self._first, strict=True))
         bits = [score > first for score, first in pairs]
         bits += [score >= first for score, first in pairs]
-        return int("".join("01"[bit] for bit in bits) or "0", 2)
+        return _bits(bits)
+
+
+def _bits(each: Iterable[bool]) -> int:
+    return int("".join("01"[bit] for bit in each) or "0", 2)
 
 
 class Pool:
@@ -176,15 +181,21 @@ class Pool:
         return sorted(self.states.values(), key=_BY_VALUE, reverse=True)
 
     def pairs(self, chance: Random) -> Iterator[tuple[State, State, State]]:
-        """Undominated states to be merged, in an order of chance, each pair's better one first.
+        """Undominated states to be merged, each pair's better one first.
 
         Each of two is better than the other on an item, neither was made from the other, and they
-        were not merged before. The third is the newest state that both come from.
+        were not merged before. The third is the newest state that both come from. Those pairs come
+        first that are together the best on most items; of equal ones, chance decides.
         """
-        states = self.frontier.states
+        states, best = self.frontier.states, self.frontier.best
         drawn = chance.sample(states, min(_PAIRED, len(states)))
         lines = {state.name: self._line(state.name) for state in drawn}
-        for pair in combinations(drawn, 2):
+        held = {state.name: _bits(map(eq, state.scores, best)) for state in drawn}
+        pairs = sorted(
+            combinations(drawn, 2),
+            key=lambda pair: -(held[pair[0].name] | held[pair[1].name]).bit_count(),
+        )
+        for pair in pairs:
             ours, theirs = sorted(pair, key=_BY_VALUE, reverse=True)
             names, shared = {ours.name, theirs.name}, lines[ours.name] & lines[theirs.name]
             # Of two undominated states, each is better somewhere unless they are equal everywhere.

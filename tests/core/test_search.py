@@ -257,9 +257,9 @@ class Line(Optimizer):
         return Step(f"line {number} of {of}", f"line-{number}")
 
 
-def fitted(module, max_epochs=3):
+def fitted(module, max_epochs=3, proposals=2):
     experiment = Experiment(InMemoryStore())
-    loop = SearchLoop(2, 1, selection("frontier"), None, merge=True)
+    loop = SearchLoop(proposals, 1, selection("frontier"), None, merge=True)
     Trainer(experiment=experiment, loop=loop).fit(module, max_epochs=max_epochs)
     return experiment
 
@@ -303,3 +303,38 @@ def test_a_merge_needs_states_beside_the_best_one():
         SearchLoop(2, merge=True)
     assert "--select frontier" in error.value.hint
     SearchLoop(2, keep=1, merge=True)
+
+
+class InTurn(Line):
+    """Adds x to the first line and y to the last, by turns; each costs another letter at first."""
+
+    turn = 0
+
+    def step(self):
+        self.turn += 1
+        lines = self.parameters[0].data.splitlines()
+        place, old, new = [(0, "a", "x"), (-1, "b", "y")][self.turn % 2]
+        lines[place] = lines[place].replace(old, "") + new
+        self.parameters[0].data = "\n".join(lines) + "\n"
+        return Step(f"write {new}", new)
+
+    def state_dict(self):
+        return {"turn": self.turn}
+
+    def load_state_dict(self, state):
+        self.turn = state.get("turn", 0)
+
+
+class Costly(Words):
+    def configure_optimizers(self):
+        return InTurn(self.parameters())
+
+
+def test_with_one_proposal_a_merge_follows_a_new_state_and_the_optimizer_keeps_its_turn():
+    experiment = fitted(Costly(), 4, proposals=1)
+    assert [(r.strategy, r.merged_with != "", r.stay) for r in experiment.history[1:4]] == [
+        ("y", False, (1,)),
+        ("x", False, (1,)),
+        ("merge", True, (1,)),
+    ]
+    assert experiment.history[4].strategy == "y"

@@ -95,3 +95,33 @@ def test_what_is_no_selection_is_refused_with_those_that_there_are(named):
     with pytest.raises(UsageError) as refused:
         selection(named)
     assert "tournament" in refused.value.hint or "1 or more" in refused.value.hint
+
+
+def made(name, parents, *scores):
+    return State(name, math.fsum(scores), scores, epoch=len(parents), parents=parents)
+
+
+def test_states_are_merged_that_are_together_the_best_on_most_items():
+    pool = Pool([made("root", (), 0, 0, 0, 0), made("left", ("root",), 3, 0, 0, 0)])
+    pool.add(made("right", ("left",), 0, 3, 0, 0))
+    pool.add(made("both", ("left",), 0, 0, 3, 3))
+    pool.add(made("some", ("root",), 2, 2, 0, 0))
+    pool.add(made("twin", ("root",), 0, 3, 0, 0))
+
+    def pairs(seed):
+        return [(a.name, b.name, base.name) for a, b, base in pool.pairs(random.Random(seed))]
+
+    found = pairs(0)
+    # The better one first, with the newest state that both come from.
+    assert set(found[:2]) == {("both", "right", "left"), ("both", "twin", "root")}
+    assert {frozenset(pair[:2]) for pair in found[2:4]} == {
+        frozenset(("both", "some")),
+        frozenset(("left", "twin")),
+    }
+    # No state with one that it comes from, nor two that are equal everywhere.
+    assert {frozenset(pair[:2]) for pair in found[4:]} == {
+        frozenset((name, "some")) for name in ("left", "right", "twin")
+    }
+    assert {pairs(seed)[0][1] for seed in range(9)} == {"right", "twin"}
+    pool.merged.add(frozenset(("both", "right")))
+    assert {pairs(seed)[0][1] for seed in range(9)} == {"twin"}
