@@ -155,7 +155,7 @@ class EpochLoop(Loop):
             if self.strategies is not None and (arms := memory.arms(optimizer.strategies())).states:
                 # The same for all candidates of an epoch: the second one takes the second.
                 chance = chance_of(fit.seed, "strategies", fit.epoch, number)
-                optimizer.preferred = self.strategies.choose(arms, len(arms.states), chance)
+                optimizer.preferred = self.strategies.chosen(arms, len(arms.states), chance)
             fit.call("on_before_optimizer_step", optimizer)
             record = fit.take_step(number)
         self.stepped(fit, record)

@@ -69,6 +69,8 @@ class SearchLoop(EpochLoop):
                 f"{parents} parents for {proposals} proposals",
                 hint="at least one of each, and each parent has a proposal",
             )
+        if keep is not None and keep < 0:
+            raise UsageError(f"{keep} states to keep", hint="0 or more; None: all of them")
         self.proposals, self.parents = proposals, parents
         self.selection = selection or BestSelection()
         self.keep = math.inf if keep is None else keep
@@ -223,7 +225,7 @@ class SearchLoop(EpochLoop):
     def _sides(self, fit: Fit, epoch: int) -> list[Side]:
         """Where the candidates of an epoch start."""
         chance = chance_of(fit.seed, "select", epoch)
-        parents = self.selection.choose(self._pool(fit).pool, self.parents, chance)
+        parents = self.selection.chosen(self._pool(fit).pool, self.parents, chance)
         of = [parents[number % len(parents)] for number in range(self.proposals)]
         sides = [
             Side(epoch, n, each.revision, each.name, each.epoch) for n, each in enumerate(of, 1)

@@ -18,7 +18,7 @@ from itertools import combinations
 from operator import attrgetter, eq, ge
 from random import Random
 
-from autopilot.errors import UsageError
+from autopilot.errors import AutopilotError, UsageError, UserCodeError
 
 _BY_VALUE = attrgetter("value", "age")
 _BY_TIME, _PAIRED = attrgetter("epoch", "name"), 16
@@ -234,6 +234,25 @@ class Selection(ABC):
             chance: The only source of chance.
         """
 
+    def chosen(self, pool: Pool, count: int, chance: Random) -> list[State]:
+        """The chosen states, after a look at them.
+
+        Raises:
+            UserCodeError: none, too many, one twice, or what is no state of the pool.
+        """
+        found: object = self.choose(pool, count, chance)
+        given = list(found) if isinstance(found, Sequence) else [found]
+        names = [each.name if isinstance(each, State) else repr(each) for each in given]
+        wrong = [f"{name}, no state of the pool" for name in names if name not in pool.states]
+        wrong += ["a state twice"] * (len(set(names)) < len(names))
+        wrong += [f"{len(names)} states"] * (not 0 < len(names) <= count)
+        if wrong:
+            raise UserCodeError(
+                f"{type(self).__name__}.choose gave {wrong[0]}",
+                hint=f"it is to give 1 to {count} states of the pool, each once",
+            )
+        return [pool.states[name] for name in names]
+
 
 class BestSelection(Selection):
     """The best states by value."""
@@ -326,11 +345,12 @@ SELECTIONS: dict[str, type[Selection]] = {
 }
 
 
-def selection(named: str, option: str = "--select") -> Selection:
+def selection(named: str, option: str = "--select", *, imports: bool = True) -> Selection:
     """The selection of a name: "frontier", "beam:8", or "package.module:Class" for one's own.
 
     Args:
         option: The option that it is the value of.
+        imports: Whether one's own is imported; else another one stands in for it.
 
     Raises:
         UsageError: there is none of that name, or its number is none.
@@ -342,11 +362,15 @@ def selection(named: str, option: str = "--select") -> Selection:
             return kind(*([int(more)] if more else []))
         if kind is not None and not more:
             return kind()
-        if kind is None and more:
+        if kind is None and name and more:
+            if not imports:
+                return BestSelection()
             made = getattr(importlib.import_module(name), more)()
             if isinstance(made, Selection):
                 return made
-    except (ValueError, ImportError, AttributeError, TypeError) as error:
+    except AutopilotError:
+        raise
+    except Exception as error:  # the user's own code
         raise UsageError(f"{option} {named}: {error}", hint=_HINT) from error
     raise UsageError(f"{option}: {named!r} is no selection", hint=_HINT)
 

@@ -235,7 +235,7 @@ class Options:
             raise UsageError("--jobs needs a system with fork", hint="leave it out")
         if self.executor is not None:
             check_executor(self.executor)
-        self.loop()
+        self.loop(imports=False)
 
     def read(self, folder: Path) -> Options:
         """The options with the texts of the files that `@FILE` names.
@@ -278,16 +278,20 @@ class Options:
                 found += [word for one in each for word in (name, str(one))]
         return found
 
-    def loop(self) -> EpochLoop:
+    def loop(self, *, imports: bool = True) -> EpochLoop:
         """How epochs follow one another.
+
+        Args:
+            imports: Whether a selection of the user's own is imported: from the checkout that
+                this process works in.
 
         Raises:
             UsageError: the options of a search do not go together.
         """
-        loop = self._search()
+        loop = self._search(imports=imports)
         loop.gates = CheapGates(self.screen or 0, bool(self.race))
         if self.strategies not in (None, "turn"):
-            loop.strategies = selection(self.strategies, "--strategies")
+            loop.strategies = selection(self.strategies, "--strategies", imports=imports)
         return loop
 
     def check(self, optimizer: Optimizer) -> None:
@@ -302,7 +306,7 @@ class Options:
                 hint="leave it out; rules and agents do, and an optimizer with ranks = True",
             )
 
-    def _search(self) -> EpochLoop:
+    def _search(self, *, imports: bool) -> EpochLoop:
         goals = self.objectives or ()
         given = self.proposals, self.parents, self.select, self.keep_states, self.merge
         if given == (None,) * 5 and not goals:
@@ -314,7 +318,8 @@ class Options:
         count = {"all": None, "none": 0}.get(kept, -1)
         count = int(kept) if count == -1 else count
         proposals, merge = self.proposals or parents, bool(self.merge)
-        return SearchLoop(proposals, parents, selection(named), count, goals, merge=merge)
+        chosen = selection(named, imports=imports)
+        return SearchLoop(proposals, parents, chosen, count, goals, merge=merge)
 
     def conditions(self, *, alone: bool) -> list[Callback]:
         """The stop conditions.

@@ -213,6 +213,11 @@ def test_states_that_stay_are_named_as_epochs_are(place: Place, tmp_path: Path) 
         (("--select", "beam:0"), "--select beam:0"),
         (("--proposals", "2", "--keep-states", "some"), "--keep-states some"),
         (("--proposals", "0"), "--proposals"),
+        (("--proposals", "2", "--jobs", "-1"), "--jobs"),
+        (("--parents", "-2"), "--parents"),
+        (("--proposals", "2", "--keep-states", "-1"), "--keep-states -1"),
+        # It is imported from the checkout that is worked in.
+        (("--proposals", "2", "--select", "counter:Raise"), "--select counter:Raise: "),
         (("--strategies", "worst"), "--strategies: 'worst' is no selection"),
         (("--strategies", "bandit"), "--strategies bandit: Raise goes by no ranking"),
     ],
@@ -222,6 +227,7 @@ def test_a_search_that_cannot_work_is_refused(
 ) -> None:
     done = place.autopilot("run", "counter.py", *options)
     assert (done.code, says in done.err) == (2, True), done
+    assert place.git("for-each-ref", "refs/heads/autopilot", "refs/notes") == ""
 
 
 # A state is a word; an item asks for one letter. Longer words pass more and are larger.

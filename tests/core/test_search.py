@@ -18,9 +18,9 @@ from autopilot.core.loop import EpochLoop
 from autopilot.core.records.record import MetricsRecord, StepRecord
 from autopilot.core.rules import Rule, RuleOptimizer
 from autopilot.core.search import SearchLoop
-from autopilot.core.selection import selection
+from autopilot.core.selection import Selection, selection
 from autopilot.core.store import InMemoryStore
-from autopilot.errors import UsageError
+from autopilot.errors import UsageError, UserCodeError
 
 
 class Add(Optimizer):
@@ -124,6 +124,26 @@ def test_a_state_that_stays_beside_the_best_one_does_not_become_the_best():
     assert (record.verdict, record.stay, record.best_epoch) == ("rejected", (1, 2), 0)
     assert record.reasons == ("val accuracy 0.500 -> 0.250 is no improvement",)
     assert (record.best, module.level.data) == (0.5, "ab")
+
+
+class Twice(Selection):
+    def choose(self, pool, count, chance):
+        return [*pool.states.values()][-1:] * len(pool.states)
+
+
+def test_an_epoch_whose_parents_cannot_be_chosen_stays_open():
+    experiment = Experiment(InMemoryStore())
+    with pytest.raises(UserCodeError, match=r"Twice\.choose gave a state twice"):
+        Trainer(experiment=experiment, loop=SearchLoop(3, 2, Twice())).fit(Level(), max_epochs=2)
+    assert experiment.last_epoch == 1
+    whole = Experiment(InMemoryStore())
+    for each in (experiment, whole):
+        Trainer(experiment=each, loop=SearchLoop(3, 2)).fit(Level(), max_epochs=3)
+    first, second = ([r.tree for r in each.store.log()] for each in (experiment, whole))
+    assert first == second and len(first) == 4
+    for given in ({"proposals": 0}, {"parents": 2}, {"keep": -1}):
+        with pytest.raises(UsageError):
+            SearchLoop(**given)
 
 
 def test_the_best_of_several_candidates_is_kept():

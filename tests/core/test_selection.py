@@ -1,5 +1,6 @@
 import math
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ from autopilot.core.selection import (
     dominates,
     selection,
 )
-from autopilot.errors import UsageError
+from autopilot.errors import UsageError, UserCodeError
 
 SCORES = st.sampled_from([-math.inf, 0.0, 0.25, 1.0])
 ROWS = st.integers(0, 5).flatmap(
@@ -88,8 +89,49 @@ def test_a_selection_of_ones_own_is_named_by_its_module():
     assert own.choose(Pool(states_of([(0,), (1,)])), 1, random.Random(0))[0].name == "0"
 
 
+class Given(Selection):
+    def __init__(self, given):
+        self.given = given
+
+    def choose(self, pool, count, chance):
+        return self.given(list(pool.states.values()))
+
+
 @pytest.mark.parametrize(
-    "named", ["worst", "beam:0", "beam:x", "best:3", "no.module:Class", "random:Random", "", ":"]
+    ("given", "says"),
+    [
+        (lambda states: [], "gave 0 states"),
+        (lambda states: None, "gave None, no state of the pool"),
+        (lambda states: [[]], r"gave \[\], no state of the pool"),
+        (lambda states: [State("9", 1.0)], "gave 9, no state of the pool"),
+        (lambda states: states, "gave 3 states"),
+        (lambda states: [states[0]] * 2, "gave a state twice"),
+    ],
+)
+def test_what_a_selection_of_ones_own_gives_is_looked_at(given, says):
+    pool = Pool(states_of([(0,), (1,), (2,)]))
+    with pytest.raises(UserCodeError, match=says) as refused:
+        Given(given).chosen(pool, 2, random.Random(0))
+    assert refused.value.hint == "it is to give 1 to 2 states of the pool, each once"
+    # A state that was counted since is the one of the pool.
+    first = Given(lambda states: [replace(states[0], tries=7)]).chosen(pool, 2, random.Random(0))
+    assert first == [pool.states["0"]]
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "worst",
+        "beam:0",
+        "beam:x",
+        "best:3",
+        "no.module:Class",
+        "random:Random",
+        "",
+        ":",
+        ":x",
+        f"{__name__}:Given",
+    ],
 )
 def test_what_is_no_selection_is_refused_with_those_that_there_are(named):
     with pytest.raises(UsageError) as refused:
