@@ -52,14 +52,14 @@ class Write(Optimizer):
         return Step(f"write {', '.join(self.files)}", "write")
 
 
-def make(top, slug="demo", epochs=(), baseline=0.25):
+def make(top, slug="demo", epochs=(), baseline=0.25, target=""):
     """An experiment in a worktree of its own; an epoch is files and a value."""
     user = Repository.discover(top)
     place = top.parent / "worktrees" / slug
     repo = add_worktree(user, place, user.head_commit())
     store = GitStore(slug, repo.workdir, in_place=False)
     rules = PathParameter(repo.workdir / "rules", "*.txt")
-    manifest = Manifest(slug=slug, base_branch=user.head_name())
+    manifest = Manifest(slug=slug, target=target, base_branch=user.head_name())
     experiment = Experiment(store, GitMemory(store), manifest)
     experiment.open([rules])
     experiment.on_epoch_complete(0, val(baseline), Decision("baseline", ("measured",)))

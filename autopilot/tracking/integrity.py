@@ -351,7 +351,6 @@ class Integrity:
 
     def _rollbacks(self) -> Iterator[Difference]:
         rollbacks = self.notebook.rollbacks
-        last = max(self.judged, default=0)
         for number, judged in self.judged.items():
             record = judged.record
             if record.verdict != "rejected":
@@ -361,7 +360,7 @@ class Integrity:
             back, best = rollbacks.get(number), self.judged.get(record.best_epoch)
             if back is None:
                 # The last one's may be still to come: a run that was killed makes it on resume.
-                if number != last or self.notebook.tip != judged.commit:
+                if self.notebook.tip != judged.commit:
                     yield Difference(number, "rollback", f"to epoch {record.best_epoch}", "missing")
                 continue
             if best is not None and back.tree != self.line[best.commit].tree:

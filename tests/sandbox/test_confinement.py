@@ -1,12 +1,17 @@
-"""autopilot.sandbox.confinement: links during a step; whole runs are in tests/cli."""
+"""autopilot.sandbox.confinement: a step, and links during one; whole runs are in tests/cli."""
 
+import errno
 import os
+import shutil
 
 import pytest
 
 from autopilot.errors import ConfinementError
-from autopilot.sandbox.confinement import COPIED_BYTES, LinkedFiles
-from autopilot.sandbox.workspace import Link
+from autopilot.sandbox import processes
+from autopilot.sandbox.audit_hooks import Inputs
+from autopilot.sandbox.confinement import COPIED_BYTES, LinkedFiles, guard_of
+from autopilot.sandbox.workspace import Link, Workspace
+from autopilot.tracking import GitStore
 
 
 @pytest.fixture
@@ -18,6 +23,30 @@ def link(tmp_path):
     (source / "cases.txt").write_text("1\n")
     place.symlink_to(source)
     return Link("data", source, place)
+
+
+@pytest.fixture
+def guard(repository):
+    """The guard of an experiment in the user's own checkout."""
+    workspace = Workspace(repository, repository, "")
+    inputs = Inputs(repository, repository.head_commit(), (), in_place=True)
+    store = GitStore("a", repository.workdir)
+    store.progress_file.path.parent.mkdir()
+    yield guard_of(workspace, "a", (), inputs, store)
+    store.progress_file.close()
+
+
+def test_a_step_is_compared_with_how_it_began_once(guard):
+    readme, before = guard.repo.workdir / "README.md", dict(os.environ)
+    guard.confine()
+    readme.write_text("the agent's\n")
+    assert guard.put_back() == ["changed README.md: left, since it may be yours"]
+    assert os.environ == before
+    assert processes._adopting == 0, "what an evaluation leaves running is no child of this process"
+    assert guard.put_back() == []
+    readme.write_text("the user's\n")
+    guard.confine()
+    assert guard.put_back() == []
 
 
 def test_a_small_link_becomes_a_copy_once(link):
@@ -43,6 +72,18 @@ def test_what_is_large_or_has_links_stays_a_link(link, why):
     links.look()
     assert link.place.is_symlink()
     links.check()
+
+
+def test_a_file_stays_a_link_where_there_is_no_room_for_a_copy(link, monkeypatch):
+    def copy(source, made):
+        made.write_bytes(source.read_bytes()[:1])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copy2", copy)
+    own, place = link.source / "cases.txt", link.place.with_name("cases.txt")
+    place.symlink_to(own)
+    LinkedFiles([Link("cases.txt", own, place)], "a").look()
+    assert place.readlink() == own
 
 
 def test_a_change_of_the_users_own_file_stops_the_run(link):
