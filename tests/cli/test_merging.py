@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Place
 
 # The first proposal adds x to the first line, the second y to the last; a letter twice is wrong.
+# Where these are one line, their changes conflict.
 TARGET = """\
 import os, signal, time
 from autopilot import AutoPilotModule, DataLoader, Datum, Optimizer, PathParameter, Step
@@ -20,8 +21,14 @@ KILL = {kill!r}
 
 
 class Line(Optimizer):
+    merges = True
+
     def step(self):
         text, (number, of) = self.parameters[0], self.proposal
+        if self.to_merge:
+            added = [diff.rpartition("+")[2].strip() for diff in self.to_merge.values()]
+            text.write_text("".join(sorted({{*added[0], *added[1]}})) + "\\n")
+            return Step(f"{{added[0]}} and {{added[1]}}", "unite")
         lines = text.read_text().splitlines()
         lines[-(number - 1)] += "xy"[number - 1]
         text.write_text("\\n".join(lines) + "\\n")
@@ -104,3 +111,20 @@ def test_two_states_are_merged_whatever_is_killed(words: Place, tmp_path: Path) 
     ][::4] == ["1", "2"]
     assert words.call("distill", "demo").out.count("earns its place") == 2
     assert words.call("bisect", "demo", "--item", "x").code == 0
+
+
+def test_states_that_conflict_go_to_an_optimizer_that_can_take_both(words: Place) -> None:
+    words.write("words.txt", "ab\n")
+    words.commit("one line")
+    words.run("run", "words.py", "-e", "demo", *SEARCH[:-1], "2")
+    assert words.git("show", "autopilot/demo:words.txt") == "abxy"
+    made = words.git("show", "-s", "--format=%s%n%p%n%B", "autopilot/demo^2").splitlines()
+    assert made[0] == f"autopilot(demo): epoch 2: {MERGE}: abx and aby"
+    assert len(made[1].split()) == 2
+    assert {"Autopilot-Strategy: unite", "Autopilot-Merged: epoch-0001-c2"} < {*made}
+    words.run("replay", "demo", "--level", "full")
+
+
+def test_a_merge_without_states_to_merge_is_refused(words: Place) -> None:
+    says, hints = ("no two to merge",), ("--select frontier", "--keep-states all")
+    words.refused("run", "words.py", "--proposals", "2", "--merge", code=2, says=says, hints=hints)

@@ -10,6 +10,7 @@ from autopilot import (
     ChainOptimizer,
     Choice,
     ConfigParameter,
+    DataLoader,
     Datum,
     Experiment,
     PathParameter,
@@ -17,6 +18,9 @@ from autopilot import (
     SearchOptimizer,
     Trainer,
 )
+from autopilot.core.records.record import MetricsRecord
+from autopilot.core.search import SearchLoop
+from autopilot.core.selection import selection
 from autopilot.core.store import InMemoryStore
 from autopilot.errors import AgentError, AutopilotError, OutageError
 from autopilot.testing import ScriptedOptimizer
@@ -403,3 +407,57 @@ def test_no_number_of_epochs_that_change_nothing_ends_a_search():
     # States that were known are told their values: each trial of a choice has that choice's.
     told = {(t.params["cache.kind"], t.value) for t in optimizer._up_to_date().trials}
     assert told == {("lru", 3.0), ("none", 4.0)}
+
+
+class Switches(Tuned):
+    """Eight switches; each has an item that wants it on."""
+
+    monitor, mode = "accuracy", "max"
+
+    def __init__(self):
+        names = "abcdefgh"
+        Path("config.toml").write_text("".join(f"{name} = false\n" for name in names))
+        super().__init__("random", {name: Choice([False, True]) for name in names})
+
+    def configure_optimizers(self):
+        self.search = super().configure_optimizers()
+        return self.search
+
+    def forward(self, batch):
+        on = self.config.values()
+        return Datum(items=[Datum(success=on[item.id]) for item in batch.items])
+
+    def train_dataloader(self):
+        return DataLoader([{"id": name} for name in "abcdefgh"], 8)
+
+    val_dataloader = train_dataloader
+
+
+def switched(*epochs):
+    """The experiment of runs that end after these epochs, and the study of the last one."""
+    store = InMemoryStore()
+    for last in epochs:
+        module, experiment = Switches(), Experiment(store)
+        loop = SearchLoop(3, 1, selection("frontier"), None, merge=True)
+        trainer = Trainer(experiment=experiment, loop=loop, measure_noise=False)
+        trainer.fit(module, max_epochs=last)
+    return experiment, module.search
+
+
+def test_a_merge_of_values_is_a_trial_that_was_not_asked_for():
+    experiment, search = switched(5)
+    records = [r for _, r in experiment.store.records(MetricsRecord) if r.is_candidate]
+    merges = [record for record in records if record.is_merge]
+    assert len(merges) > 1
+    # The study has all candidates, each with its own value.
+    trials = [(trial.params, trial.value) for trial in search._up_to_date().trials[1:]]
+    assert sorted(trials, key=str) == sorted(
+        ((dict(record.values), record.metrics["accuracy"]) for record in records), key=str
+    )
+    # A run that goes on asks the same.
+    resumed, again = switched(3, 5)
+    assert [r.tree for r in resumed.history] == [r.tree for r in experiment.history]
+    assert [t.params for t in again._up_to_date().trials] == [
+        t.params for t in search._up_to_date().trials
+    ]
+    assert "asks otherwise" not in str([r.reasons for r in resumed.history])

@@ -37,10 +37,11 @@ from autopilot import (
     TextGradient,
     Trainer,
 )
-from autopilot.ai.agent import AgentContext
+from autopilot.ai.agent import Agent, AgentContext
 from autopilot.ai.prompt.briefing import Attempt, Brief, Editable
 from autopilot.core.comparison import EpochView
 from autopilot.core.gradient import Finding
+from autopilot.core.parameter import Parameter
 from autopilot.core.selection import State
 from autopilot.errors import UsageError
 
@@ -428,3 +429,27 @@ def test_feedback_on_items_that_pass_comes_after_those_that_fail() -> None:
     ) in text
     # A digest names nothing that could be looked up.
     assert "broke 2 val items: tone 2 (i7)\n" in text
+
+
+def test_an_agent_that_is_to_merge_two_states_sees_both_changes() -> None:
+    asked, greeting = list[str](), Parameter("hello")
+
+    class Asked(Agent):
+        def _run(self, prompt: str, context: AgentContext) -> AgentResult:
+            asked.append(prompt)
+            return AgentResult('{"values": [{"parameter": "greeting", "text": "hello, dear"}]}')
+
+    greeting.name, greeting.grad = "greeting", TextGradient("too rude")
+    optimizer = AgentOptimizer(Asked(), [greeting])
+    diff = "--- a/x.md\n+++ b/x.md\n@@ -1 +1 @@\n-hi\n"
+    optimizer.to_merge = {
+        "epoch-0001": f"{diff}+hello",
+        "epoch-0002-c1": f"{diff}+" + "dear" * 9000,
+    }
+    optimizer.step()
+    head, _, task = asked[0].partition("## Now")
+    assert "The states epoch-0001 and epoch-0002-c1 are good at different items" in task
+    assert "what you see is epoch-0001" in task and "Bring both changes together" in task
+    assert "x.md\n-hi\n+hello\n" in task and "\n+deardear" in task
+    assert "Make one focused change" not in task
+    assert len(asked[0]) < optimizer.max_chars / 2 and "too rude" in head
