@@ -1,26 +1,33 @@
 """Several candidates an epoch, in this process: what is tried, kept, and recorded."""
 
+import random
 from collections import Counter
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from autopilot import (
     AutoPilotModule,
+    Callback,
     DataLoader,
     Datum,
     Experiment,
     Optimizer,
     Parameter,
+    PathParameter,
     Step,
     Trainer,
 )
 from autopilot.core.loop import EpochLoop
-from autopilot.core.records.record import MetricsRecord, StepRecord
+from autopilot.core.records.message import epoch_tag
+from autopilot.core.records.record import MetricsRecord, StepRecord, TraceRecord
 from autopilot.core.rules import Rule, RuleOptimizer
 from autopilot.core.search import SearchLoop
 from autopilot.core.selection import Selection, selection
 from autopilot.core.store import InMemoryStore
 from autopilot.errors import UsageError, UserCodeError
+from autopilot.tracking.git_store import GitStore
 
 
 class Add(Optimizer):
@@ -126,6 +133,108 @@ def test_a_state_that_stays_beside_the_best_one_does_not_become_the_best():
     assert (record.best, module.level.data) == (0.5, "ab")
 
 
+class Dice(AutoPilotModule):
+    """Each state has scores of its own by chance, a few of which are equal; others are lacking."""
+
+    monitor = "score"
+
+    def __init__(self, seed, mode, path=None):
+        super().__init__()
+        self.seed, self.mode, self.path = seed, mode, path
+        self.word = PathParameter(path) if path else Parameter("")
+
+    def forward(self, batch):
+        word = self.path.read_text() if self.path else self.word.data
+        return Datum(items=[Datum(metrics=self.score(word, item.id)) for item in batch.items])
+
+    def score(self, word, item):
+        drawn = random.Random(f"{self.seed}/{word}/{item}").choice([0.0, 0.25, 0.5, 1.0])
+        return {"score": drawn}
+
+    def configure_optimizers(self):
+        return Longer(self)
+
+    def val_dataloader(self):
+        return [Datum(items=[Datum(id=f"i{at}") for at in range(5)])]
+
+
+class Longer(Optimizer):
+    needs_gradient = False
+
+    def __init__(self, module):
+        super().__init__(module.parameters())
+        self.module = module
+
+    def step(self):
+        letter = "abc"[self.proposal[0] - 1]
+        if self.module.path:
+            self.module.path.write_text(self.module.path.read_text() + letter)
+        else:
+            self.module.word.data += letter
+        return Step(letter, letter)
+
+
+class Looks(Callback):
+    """Compares the frontier of a loop with all that was ever kept, at the start of each epoch."""
+
+    def __init__(self, loop):
+        self.loop, self.looks, self.sizes, self.before = loop, 0, set(), set()
+
+    def on_train_epoch_start(self, trainer, module):
+        experiment, sign = trainer.experiment, 1 if module.mode == "max" else -1
+        vectors = {}
+        for row in experiment.epochs:
+            record = experiment.record_of(row.number)
+            own = {0: row.revision} if row.is_kept and record.reused is None else {}
+            own |= {number: record.revisions[number - 1] for number in record.stay}
+            for number, revision in own.items():
+                traces = experiment.store.records_on(revision, TraceRecord)
+                (trace,) = [t for t in traces if (t.epoch, t.split) == (row.number, "val")]
+                scores = {item.id: sign * item.metrics["score"] for item in trace.data()}
+                vectors[epoch_tag(row.number, number)] = [scores[key] for key in sorted(scores)]
+
+        def is_dominated(one):
+            return any(
+                other != one and all(a >= b for a, b in zip(other, one, strict=True))
+                for other in vectors.values()
+            )
+
+        undominated = {name for name, vector in vectors.items() if not is_dominated(vector)}
+        pool = self.loop._states.pool
+        assert set(pool.states) == set(vectors)
+        assert {state.name for state in pool.frontier.states} == undominated
+        if self.before:  # what the epoch before was made from
+            assert set(experiment.history[-1].origins) <= self.before
+        self.looks, self.before = self.looks + 1, undominated
+        self.sizes.add(len(undominated))
+
+
+def check_frontier(seed, mode, store, path=None):
+    """Two sessions, whose second one knows the states from the records."""
+    experiment = Experiment(store)
+    for last in (2, 4):
+        loop = SearchLoop(3, 2, selection("frontier"), keep=None)
+        looks = Looks(loop)
+        module = Dice(seed, mode, path)
+        Trainer([looks], experiment=experiment, loop=loop, seed=seed, measure_noise=False).fit(
+            module, max_epochs=last
+        )
+        experiment.close()
+        assert looks.looks == 2
+    return looks.sizes
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 10**6), st.sampled_from(["max", "min"]))
+def test_no_state_of_a_runs_frontier_is_dominated(seed, mode):
+    check_frontier(seed, mode, InMemoryStore())
+
+
+def test_no_state_of_a_frontier_in_git_is_dominated(repository):
+    path = repository.workdir / "rules" / "a.txt"
+    assert max(check_frontier(2, "max", GitStore("demo", path.parent, in_place=False), path)) > 2
+
+
 class Twice(Selection):
     def choose(self, pool, count, chance):
         return [*pool.states.values()][-1:] * len(pool.states)
@@ -141,9 +250,9 @@ def test_an_epoch_whose_parents_cannot_be_chosen_stays_open():
         Trainer(experiment=each, loop=SearchLoop(3, 2)).fit(Level(), max_epochs=3)
     first, second = ([r.tree for r in each.store.log()] for each in (experiment, whole))
     assert first == second and len(first) == 4
-    for given in ({"proposals": 0}, {"parents": 2}, {"keep": -1}):
+    for wrong in ({"proposals": 0}, {"parents": 2}, {"keep": -1}):
         with pytest.raises(UsageError):
-            SearchLoop(**given)
+            SearchLoop(**wrong)
 
 
 def test_the_best_of_several_candidates_is_kept():
