@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autopilot.core.figures import figures, lower_note
+from autopilot.core.records.message import epoch_tag
 from autopilot.core.states import RankedState, RecordedStates, val_record_on
 from autopilot.report.contents import clipped
 from autopilot.text import counted
@@ -29,7 +30,7 @@ class SearchStory:
 
     Args:
         candidates: A list for each candidate: what CANDIDATE names. Its verdict is "beside" if it
-            stays beside the best one.
+            stays beside the best one. The texts and the value of one that leads are its epoch's.
         states: None: there are too many to be read.
         count: How many there are.
     """
@@ -90,18 +91,20 @@ def _candidates(notebook: Notebook, detailed: Collection[int]) -> Iterator[list[
         origins = record.origins or (record.origin,) * record.candidates
         for number, revision in enumerate(record.revisions, 1):
             is_best, stays = number == record.candidate, number in record.stay
-            own = None
-            if epoch.number in detailed and revision:
+            own, origin = None, origins[number - 1]
+            if epoch.number not in detailed:
+                # Most start from the best state, as is assumed where nothing is said.
+                is_usual = epoch.origin is not None and origin == epoch_tag(epoch.origin)
+                if not stays and (not is_best or is_usual):
+                    continue
+            elif revision and not is_best:
                 own = val_record_on(notebook.journal.read_on, revision, epoch.number, number)
-            elif epoch.number not in detailed and not (is_best or stays):
-                continue
             verdict = "beside" if stays else record.verdict if is_best else "rejected"
-            known = own or (record if is_best else None)
-            texts = (known.strategy, known.summary, *known.reasons[:1]) if known else ()
+            texts = (own.strategy, own.summary, *own.reasons[:1]) if own else ()
             texts = texts if revision else ("", "", "it changed nothing")
             yield [
-                *(epoch.number, number, is_best, origins[number - 1], verdict),
-                known and known.metrics.get(known.monitor),
+                *(epoch.number, number, is_best, origin, verdict),
+                own and own.metrics.get(own.monitor),
                 *(clipped(text, _TEXT) for text in (*texts, "", "", "")[:3]),
             ]
 

@@ -413,7 +413,7 @@ def test_the_report_has_the_frontier_and_every_candidate(searched):
     columns = document["columns"]
     rows = [dict(zip(columns, row, strict=True)) for row in document["candidates"]]
     assert [(r["number"], r["leads"], r["verdict"], r["value"]) for r in rows] == [
-        (1, True, "kept", 1.0),
+        (1, True, "kept", None),  # its value is its epoch's
         (2, False, "beside", 0.5),
         (3, False, "beside", 0.0),
         (4, False, "rejected", None),
@@ -439,7 +439,7 @@ def test_too_many_states_are_left_out_and_epochs_without_details_keep_those_that
 ):
     monkeypatch.setattr("autopilot.report.search.STATES_AT_MOST", 3)
     story = SearchStory.of(searched, detailed=())
-    assert [row[1] for row in story.candidates] == [1, 2, 3]
+    assert [row[1] for row in story.candidates] == [2, 3]
     assert story.document()["frontier"] is None
     says = "the frontier of 4 states is not drawn; `autopilot log search --frontier` lists it"
     assert collect(searched).left_out() == [says]

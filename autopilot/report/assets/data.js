@@ -55,12 +55,14 @@ class Experiment {
       epoch.strategy = raw.texts[epoch.strategy];
       return epoch;
     });
+    this.places = new Map(this.epochs.map((epoch, place) => [epoch.number, place]));
     this.candidates = new Map();
     for (const row of raw.search ? raw.search.candidates : []) {
       const candidate = Object.fromEntries(raw.search.columns.map((name, i) => [name, row[i]]));
+      const { value, strategy, summary, reasons } = this.epoch(candidate.epoch);
+      if (candidate.leads) Object.assign(candidate, { value, strategy, summary, reason: reasons[0] || "" });
       this.candidates.set(candidate.epoch, [...(this.candidates.get(candidate.epoch) || []), candidate]);
     }
-    this.places = new Map(this.epochs.map((epoch, place) => [epoch.number, place]));
     this.packed = new Packed(raw.details);
     this.results = raw.results.map((result) => ({ ...result, packed: new Packed(result.rows) }));
   }
