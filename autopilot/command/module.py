@@ -228,10 +228,12 @@ class CommandModule(AutoPilotModule):
         """
         if self._is_set_up:
             return
+        run = current_run()
+        if self._setup and run is not None:
+            run.experiment.guard.use("outside")  # what it makes is no content of the commit
         if self._repo is not None:
             files = [each for each in self.parameters() if isinstance(each, PathParameter)]
             self._files = TrackedFiles(self._repo, files)
-        run = current_run()
         marker = self._files.marker if self._files is not None else None
         is_replacement = run is not None and run.experiment.is_replacement
         done = is_replacement if marker is None else marker.exists()

@@ -9,7 +9,7 @@ from autopilot.core.comparison import Compared
 from autopilot.core.policy import Decision
 from autopilot.core.progress import EpochProgress
 from autopilot.core.records.history import KnownState
-from autopilot.core.records.record import LlmRecord, MetricsRecord, StepRecord
+from autopilot.core.records.record import LlmRecord, MetricsRecord, StepRecord, TraceRecord
 from autopilot.core.store import Side
 from autopilot.core.types import Cost, Datum
 
@@ -26,6 +26,7 @@ class Draft:
         steps: The steps that were made.
         items: Split to results for the policy, one Datum an item.
         passes: Those of each measurement of val.
+        facts: Split and measurement to a record of where its results are from, without them.
         compared: Comparisons with other states, once made.
         budget_line: The sentence on the budget that its step got.
         revision: Of a candidate: the revision with its state.
@@ -52,6 +53,7 @@ class Draft:
     steps: list[StepRecord] = field(default_factory=list)
     items: dict[str, list[Datum]] = field(default_factory=dict)
     passes: list[list[Datum]] = field(default_factory=list)
+    facts: dict[tuple[str, int], TraceRecord] = field(default_factory=dict)
     compared: list[Compared] = field(default_factory=list)
     budget_line: str = ""
     revision: str = ""

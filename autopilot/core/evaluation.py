@@ -21,7 +21,6 @@ from autopilot.core.interpreter import (
     Machines,
     Result,
     leave,
-    seed_everything,
     seed_of,
 )
 from autopilot.core.items import copied, singles_of
@@ -122,8 +121,8 @@ class Evaluator:
             for at, results, items in to_score(running, data, batch, died):
                 self.experiment.positions.at(at)
                 chance = ("score",) if at.item < 0 else ("score", at.item)
-                seed_everything(seed, split, epoch, index, *chance)
-                run_here(loss.score, results, items)
+                with self.experiment.seeded(seed, split, epoch, index, *chance):
+                    run_here(loss.score, results, items)
 
         started = time.perf_counter()
         run = current_run() or Run(self.experiment)
@@ -170,7 +169,7 @@ class Evaluator:
                 at = replace(position, number=index, is_running=True, size=0)
                 died = self.experiment.deaths(at, max(len(batch.items), 1))
                 parts = self._parts(at, batch, died, machines)
-                if parts and not self.experiment.progress.has(at, batch, self.experiment.now.state):
+                if parts and not self.experiment.has(at, batch):
                     machines.begin(at, parts)
                 is_end = last or (window is not None and (index + 1) % window == 0)
                 while waiting and (is_end or len(waiting) >= machines.width):
@@ -207,8 +206,8 @@ class Evaluator:
             return self._one_by_one(running, batch, died, done)
         # The whole batch again, so that chance is as without the outage.
         seed = seed_of(self.seed, running.repeat)
-        seed_everything(seed, running.split, running.epoch, running.number)
-        return self._isolated(running.split, batch, done)
+        with self.experiment.seeded(seed, running.split, running.epoch, running.number):
+            return self._isolated(running.split, batch, done)
 
     def _parts(
         self, at: Position, batch: Datum, died: Collection[int], machines: Machines
@@ -360,8 +359,9 @@ class Evaluator:
 
     def _alone(self, position: Position, item: Datum) -> Datum:
         seed, split = seed_of(self.seed, position.repeat), position.split
-        seed_everything(seed, split, position.epoch, position.number, "item", position.item)
-        data = self._isolated(split, item)
+        chance = position.epoch, position.number, "item", position.item
+        with self.experiment.seeded(seed, split, *chance):
+            data = self._isolated(split, item)
         label(data, item, position)
         self.scoring.apply(data)
         return data

@@ -18,6 +18,7 @@ from autopilot.core.comparison import Monitored, mean_items
 from autopilot.core.draft import Draft
 from autopilot.core.in_progress import InProgress, start_of_epoch
 from autopilot.core.interpreter import Interpreter, Jobs, Machines
+from autopilot.core.known import is_plain
 from autopilot.core.memory import Memory, Past
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter, values_of
@@ -236,10 +237,6 @@ class Experiment(InProgress):
 
     # --- batches -------------------------------------------------------------------------------
 
-    def recall(self, position: Position, batch: Datum) -> Datum | None:
-        """A batch's or an item's result from before a kill, if items and state are the same."""
-        return self.progress.find(position, batch, self.now.state)
-
     def remember(
         self, position: Position, batch: Datum, data: Datum, seconds: float, *, waits: bool = False
     ) -> None:
@@ -253,7 +250,11 @@ class Experiment(InProgress):
         """
         if self.store.is_shared:
             self.check_unedited()
-        self.progress.note(position, batch, data, seconds, self.now.state, waits=waits)
+        # What happens on other machines is not known here.
+        is_here = self.machines is None and position.split != "train"
+        reach = self.cache.reach() if self.cache and is_here and is_plain(data, batch) else ()
+        state = self.now.state
+        self.progress.note(position, batch, data, seconds, state, waits=waits, reach=reach)
         self.people.look()
 
     def deaths(self, position: Position, size: int) -> Mapping[int, ProgressNote]:
@@ -428,7 +429,8 @@ class Experiment(InProgress):
         revision = self.store.tip
         passes = [("val", items, number) for number, items in enumerate(self.now.passes)]
         measured = passes or [(split, items, 0) for split, items in self.now.items.items()]
-        self.store.annotate(revision, [trace_record(epoch, *each) for each in measured])
+        facts = self.now.facts
+        self.store.annotate(revision, [trace_record(epoch, *x, facts) for x in measured])
         if tried:
             self._note_candidates(tried, record)
         elif epoch > 0:
@@ -464,7 +466,8 @@ class Experiment(InProgress):
         judged = self.record_of(self.best_epoch if epoch is None else epoch)
         epoch, inputs = judged.epoch, self._checked_inputs()
         revision = self.revision_of(epoch)
-        self.store.annotate(revision, [trace_record(epoch, "test", items)])
+        trace = trace_record(epoch, "test", items, facts=self.now.facts)
+        self.store.annotate(revision, [trace])
         record = MetricsRecord(
             epoch=epoch,
             id=f"{epoch}-test",

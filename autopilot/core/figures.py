@@ -233,6 +233,8 @@ def outcomes(counts: Mapping[Outcome, int]) -> str:
 def costs(cost: Cost) -> str:
     """A cost in words."""
     parts = [f"{cost.evaluations:,} evaluations" if cost.evaluations != 1 else "1 evaluation"]
+    if cost.known:
+        parts.append(f"{cost.known:,} known")
     if cost.tokens:
         parts.append(f"{cost.tokens:,} tokens")
     if cost.cost_usd:

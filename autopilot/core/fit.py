@@ -16,12 +16,13 @@ from autopilot.core.evaluation import Evaluator
 from autopilot.core.figures import wish
 from autopilot.core.gradient import TextGradient
 from autopilot.core.interpreter import seed_everything
-from autopilot.core.measured import Measured, SplitMetrics, measure_often, measure_once
+from autopilot.core.measured import Measured, SplitMetrics
 from autopilot.core.noise import DefaultPolicy, noise_sentence
 from autopilot.core.optimizer import Step
 from autopilot.core.outages import Outages, infrastructure_in
 from autopilot.core.policy import Decision
 from autopilot.core.records.record import TOGETHER, StepRecord
+from autopilot.core.repeats import measure_again, measure_often
 from autopilot.core.run import Run
 from autopilot.core.setup_checks import Setup, check_gates
 from autopilot.core.signatures import check_awaited
@@ -180,8 +181,7 @@ class Fit(Run):
         elif skipped := self._reason_to_skip(val):
             experiment.noise = Noise(smallest=val.share(self.monitor), skipped=skipped)
         else:
-            if len(val.passes) == 1:
-                val.beside.append(measure_once(self, self.evaluator, "val", 0, self.val, repeat=1))
+            measure_again(self, self.evaluator, val, self.val)
             assert experiment.monitored is not None, "the Trainer sets it"
             noise = experiment.noise = val.noise(experiment.monitored)
             if is_default and noise.is_noisy and noise.items == 1:
@@ -193,8 +193,7 @@ class Fit(Run):
             return ""
         if not val.evaluations:
             return "there are no val items"
-        calls = self.experiment.store.calls() or self.ledger.total().calls
-        if self.with_noise is None and calls:
+        if self.with_noise is None and (self.experiment.store.calls() or self.ledger.total().calls):
             return "the evaluation calls a model (--measure-noise)"
         # Room for the second measurement, and for the val split of one epoch.
         evaluations, seconds = 3 * val.evaluations, 3 * self.meter.seconds()
@@ -219,7 +218,8 @@ class Fit(Run):
     def _attempt(self, gather: Callable[[], object], undo: Callable[[], object]) -> None:
         """Gathers feedback; an agent's failure in that costs feedback, not the run."""
         try:
-            self.wait_out(gather, undo)
+            with self.experiment.guard.aside():
+                self.wait_out(gather, undo)
         except AgentError as failure:
             self._lost_feedback.append(self._survived(failure))
             self.note(f"feedback is missing: {self._lost_feedback[-1]}")

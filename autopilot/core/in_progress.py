@@ -8,12 +8,15 @@ from dataclasses import replace
 
 from autopilot.core.comparison import EpochView, Monitored, averaged
 from autopilot.core.draft import Draft
+from autopilot.core.interpreter import generators, seed_everything
+from autopilot.core.known import Known
 from autopilot.core.memory import Memory, Past
-from autopilot.core.progress import Death, EpochProgress
+from autopilot.core.progress import Death, EpochProgress, Position
 from autopilot.core.records import message
 from autopilot.core.records.history import History
-from autopilot.core.records.record import MetricsRecord
+from autopilot.core.records.record import MetricsRecord, TraceRecord
 from autopilot.core.states import Results
+from autopilot.core.stepping import Guard
 from autopilot.core.store import Revision, Side, Store
 from autopilot.core.types import Cost, Datum, Metrics
 from autopilot.core.writing import (
@@ -41,6 +44,8 @@ class InProgress(History):
         repeat: How often each val item is measured.
         died: What ended its process before; noted when it is taken up.
         is_guest: Another process holds the experiment; this one works on a candidate alone.
+        cache: Results of earlier experiments with the same content; None: all is measured.
+        guard: Keeps steps to the parameters, and knows what evaluations read.
     """
 
     store: Store
@@ -54,6 +59,8 @@ class InProgress(History):
     repeat: int
     died: list[Death]
     is_guest: bool
+    cache: Known | None = None
+    guard: Guard
 
     def val_of(self, epoch: int) -> tuple[Mapping[str, float], list[Datum]]:
         """An epoch's val metrics, and its results as they are recorded, one Datum an item.
@@ -138,6 +145,38 @@ class InProgress(History):
             self.store.enter(None)
             self.now = own
 
+    def recall(self, position: Position, batch: Datum) -> Datum | None:
+        """A batch's or an item's result of before a kill, or of an earlier experiment."""
+        found = self.progress.find(position, batch, self.now.state)
+        if found is None and self.cache and (hit := self.cache.find(position, batch)):
+            found, source = hit
+            self.progress.note(position, batch, found, 0.0, self.now.state, source=source)
+        return found
+
+    def has(self, position: Position, batch: Datum) -> bool:
+        """Whether a result would be recalled."""
+        is_known = self.cache is not None and self.cache.find(position, batch) is not None
+        return is_known or self.progress.has(position, batch, self.now.state)
+
+    def end_pass(self, at: Position) -> TraceRecord:
+        """Takes down what a pass over a split depends on, and where known results are from."""
+        source, reach, known = self.progress.facts(at)
+        given = self.cache.seen if self.cache is not None and reach else ""
+        facts = TraceRecord(
+            split=at.split, repeat=at.repeat, given=given, reach=reach, source=source, known=known
+        )
+        self.now.facts[at.split, at.repeat] = facts
+        return facts
+
+    @contextmanager
+    def seeded(self, *parts: object) -> Iterator[None]:
+        """In the body, chance follows from the parts; whether it is used is taken down."""
+        seed_everything(*parts)
+        before = generators() if self.cache is not None else ()
+        yield
+        if self.cache is not None and generators() != before:
+            self.guard.use("chance")
+
     @property
     def progress(self) -> EpochProgress:
         """The notes on the attempt in progress."""
@@ -165,7 +204,8 @@ class InProgress(History):
                 best_epoch=epoch.best_epoch,
                 spent=epoch.spent,
             )
-            traces = [trace_record(number, "val", x, n) for n, x in enumerate(attempt.passes)]
+            numbered = enumerate(attempt.passes)
+            traces = [trace_record(number, "val", x, n, attempt.facts) for n, x in numbered]
             attempt.record, own_records = record, [*traces, record] if attempt.changed else []
             self.store.annotate(place, attempt.calls)
             self.store.annotate(attempt.revision, own_records)

@@ -5,6 +5,7 @@ And their chance: the global generators of `random`, numpy and torch, whenever i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 import sys
@@ -150,6 +151,21 @@ def seed_everything(*parts: object) -> None:
         _seed(name, number)
     if _late not in sys.meta_path and not all(name in sys.modules for name in _SEEDERS):
         sys.meta_path.insert(0, _late)
+
+
+def generators() -> tuple[object, ...]:
+    """The states of the global generators: equal where nothing was drawn in between."""
+    found: list[object] = [random.getstate()]
+    # A user's own module may have that name, and one may be in the middle of its import.
+    with contextlib.suppress(AttributeError):
+        if (numpy := sys.modules.get("numpy")) is not None:
+            _, words, *rest = numpy.random.get_state()
+            found += [words.tobytes(), *rest]
+        if (torch := sys.modules.get("torch")) is not None:
+            found += [torch.get_rng_state().numpy().tobytes()]
+            if torch.cuda.is_initialized():  # its devices have generators of their own
+                found.append(object())
+    return tuple(found)
 
 
 def seed_of(seed: int, repeat: int) -> int:

@@ -18,12 +18,13 @@ from autopilot.core import graph
 from autopilot.core.callback import RunView
 from autopilot.core.collection import ByName, compute_all, update_all
 from autopilot.core.comparison import EpochView, Monitored, mean_items
-from autopilot.core.evaluation import Evaluator
+from autopilot.core.evaluation import Batch, Evaluator
 from autopilot.core.experiment import Experiment
 from autopilot.core.figures import figures
 from autopilot.core.graph import no_grad
 from autopilot.core.interpreter import seed_of
 from autopilot.core.items import batches
+from autopilot.core.known import known_sentence
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.noise import FEWEST_GAINS, compare
 from autopilot.core.progress import Position
@@ -48,7 +49,9 @@ class SplitMetrics:
         known: The metrics of results that are recorded, which `compute` returns.
 
     Attributes:
+        items: The results.
         given: The batches with their results, where a screen needs them.
+        known: How many results an earlier experiment measured.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class SplitMetrics:
             metric.reset()
         self.items: list[Datum] = []
         self.given: list[tuple[Datum, Datum]] = []
+        self.known = 0
 
     def update(self, data: Datum) -> None:
         """Takes in a batch's result."""
@@ -233,27 +237,6 @@ def measure(
     return found
 
 
-def measure_often(
-    run: Run, evaluator: Evaluator, val: Measured, loader: Iterable[Any] | None
-) -> Noise:
-    """Measures the baseline, and every later state, so often that one noisy number has items.
-
-    One measurement of each state could tell no gain from chance: no epoch would be kept.
-
-    Args:
-        val: The baseline; gets the further measurements, and those beside it become its own.
-
-    Returns:
-        How far all of them differ.
-    """
-    val.passes, val.beside = [*val.passes, *val.beside], []
-    for number in range(len(val.passes), FEWEST_GAINS):
-        val.passes.append(measure_once(run, evaluator, "val", 0, loader, number))
-    run.experiment.repeat, run.metrics["val"] = FEWEST_GAINS, val.compute()
-    assert run.experiment.monitored is not None, "the Trainer sets it"
-    return val.noise(run.experiment.monitored)
-
-
 def measure_once(
     run: Run,
     evaluator: Evaluator,
@@ -281,10 +264,14 @@ def measure_once(
     call(f"on_{moment}_start")
     call(f"on_{moment}_epoch_start")
     with no_grad(), run.repeating(repeat):
-        seed = seed_of(evaluator.seed, repeat)
-        given = iter(()) if loader is None else batches(loader, split, epoch, seed)
-        given = race.order(given) if race is not None else given
+        seed, experiment = seed_of(evaluator.seed, repeat), run.experiment
         at = Position(split, epoch, repeat=repeat)
+        given: Iterator[Batch] = iter(())
+        given = given if loader is None else batches(loader, split, epoch, seed)
+        if experiment.cache is not None:
+            state, is_counted = experiment.now.state, repeat < experiment.repeat
+            given = experiment.cache.batches(at, state, given, is_counted=is_counted)
+        given = race.order(given) if race is not None else given
         for index, batch, _ in evaluator.ahead(given, at):
             call(f"on_{moment}_batch_start", batch, index)
             data = evaluator.run(Position(split, epoch, index, repeat), batch)
@@ -295,7 +282,11 @@ def measure_once(
                 race.add(index, data)
         for data in race.results() if race is not None else ():
             measured.update(data)
-    run.meter.add(Cost(evaluations=measured.means.items))
+    facts = experiment.end_pass(at)
+    if facts.known:
+        run.note(known_sentence(facts, measured.means.items))
+    measured.known = facts.known
+    run.meter.add(Cost(evaluations=measured.means.items - facts.known, known=facts.known))
     if race is not None and race.stopped is not None:
         run.metrics[split] = {}
     elif not repeat:

@@ -14,6 +14,10 @@ from autopilot.core.store import Store
 from autopilot.core.types import Cost, Datum, datum_from_json, datum_to_json, digest, unlike_json
 
 _BatchKey = tuple[str, int, int, int]
+STALE = "stale"
+"""Of a result: a file that was read before has changed since, and was not read again so far."""
+REACH = frozenset(("content", "chance", "programs"))
+"""The words for all that results may depend on which stand in for later ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +94,13 @@ class EpochProgress:
         restarts_s: The seconds that this took.
         notes: What an earlier process noted on the epoch.
         stop: Why the run is to end after it, as an earlier process knew.
+        distrusts: Results that another experiment measured are made again.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self.counted: set[tuple[_BatchKey, int, str]] | None = None
-        self._step, self._step_began_s = 0, 0.0
+        self._step, self._step_began_s, self.distrusts = 0, 0.0, False
         self.clear()
 
     def clear(self) -> None:
@@ -104,6 +109,9 @@ class EpochProgress:
         self._deaths: dict[_BatchKey, dict[int, ProgressNote]] = defaultdict(dict)
         self._begun: dict[tuple[int, int], ProgressNote] = {}
         self._lent: dict[tuple[_BatchKey, int, str], ProgressNote] = {}
+        # Of the results of this epoch: whether they were known, on what they depend, how many.
+        self._facts: dict[_BatchKey, tuple[str, tuple[str, ...], int]] = {}
+        self._parts = set[_BatchKey]()
         self.lost, self.borrowed = Cost(), 0
         self.restarts, self.restarts_s = 0, 0.0
         self.notes: tuple[str, ...] = ()
@@ -217,9 +225,34 @@ class EpochProgress:
             found = self._lent.get((position.batch, position.item, key))
             if found is None:
                 return None
+        if found.source and self.distrusts:
+            return None
         if not found.waits:
             self._count(position, key, found.items)
+        self._take_down(position, found, len(batch))
         return datum_from_json(found.data, split=position.split, epoch=position.epoch)
+
+    def _take_down(self, at: Position, note: ProgressNote, size: int) -> None:
+        if at.item >= 0:
+            self._parts.add(at.batch)  # another process may have measured the rest
+        else:
+            reach = () if at.batch in self._parts else note.reach
+            self._facts[at.batch] = note.source, reach, size
+
+    def facts(self, at: Position) -> tuple[str, tuple[str, ...], int]:
+        """Of a pass over a split: who measured its known results, its reach, how many were known.
+
+        Where another process is to go on in its middle, the last result says whether all that is
+        to be read anew was.
+        """
+        here = at.split, at.epoch, at.repeat
+        found = [x for (split, n, _, r), x in self._facts.items() if (split, n, r) == here]
+        last = found[-1][1] if found else ()
+        words = {word for _, reach, _ in found for word in reach if word != STALE or word in last}
+        is_whole = all(reach for _, reach, _ in found) and words <= REACH
+        source = next((source for source, _, _ in found if source), "")
+        known = sum(size for source, _, size in found if source)
+        return source, tuple(sorted(words)) if is_whole else (), known
 
     def _count(self, position: Position, key: str, items: int) -> None:
         """Counts a result of several candidates for the first of them, whichever measured it."""
@@ -246,11 +279,14 @@ class EpochProgress:
         state: str,
         *,
         waits: bool = False,
+        reach: tuple[str, ...] = (),
+        source: str = "",
     ) -> None:
         """Notes a batch's or an item's result; of one that must be made again, only its cost.
 
         Args:
             waits: It stands in for its call only once the step that it leads to is made.
+            reach, source: As in the TraceRecord.
         """
         value: Mapping[str, Any] = datum_to_json(data, check=False)
         is_odd = bool(unlike_json(value, ""))
@@ -261,16 +297,18 @@ class EpochProgress:
         key = _key(batch, state)
         if not (waits or is_odd):
             self._count(position, key, 0)
-        self._store.note_progress(
-            _note(
-                position,
-                key=key,
-                data={} if is_odd else value,
-                items=len(batch),
-                seconds=seconds,
-                waits=waits,
-            )
+        note = _note(
+            position,
+            key=key,
+            data={} if is_odd else value,
+            items=0 if source else len(batch),
+            seconds=seconds,
+            waits=waits,
+            source=source,
+            reach=() if is_odd else reach,
         )
+        self._store.note_progress(note)
+        self._take_down(position, note, len(batch))
 
     def words(self, epoch: int, number: int) -> Mapping[str, str]:
         """The words of people for a step that was begun before; empty if it was not."""

@@ -217,6 +217,11 @@ class Run:
         finally:
             self.repeat = 0
 
+    def asks(self) -> None:
+        """A model is asked: outside of steps, by what is evaluated."""
+        if not self.step_number:
+            self.experiment.guard.use("models")
+
     def put_back(self) -> None:
         """Records as violations what `Guard.put_back` undoes; raises as that."""
         self.experiment.violations += self.experiment.guard.put_back()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -191,6 +192,14 @@ class Guard:
     def environment(self) -> Mapping[str, str]:
         """The environment of evaluations so far, see Event; empty if it is not followed."""
         return {}
+
+    def use(self, word: str) -> None:
+        """Takes down what else evaluations depend on: "chance", "programs", "models", ..."""
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        """In the body nothing is evaluated: what it uses is not taken down."""
+        yield
 
 
 def check_inputs(known: Mapping[str, str], now: Mapping[str, str], slug: str) -> None:

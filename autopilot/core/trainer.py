@@ -307,7 +307,8 @@ class Trainer(RunView):
                     self.failures.clear()
                 with experiment.at(epoch) if fitted else contextlib.nullcontext():
                     measured = self.measure(module, split, epoch, loader, experiment)
-                evaluations, metrics = evaluations + measured.evaluations, measured.compute()
+                evaluations += measured.evaluations - sum(each.known for each in measured.passes)
+                metrics = measured.compute()
                 if fitted:
                     gain = test_gain(self, measured) if epoch == best else None
                     experiment.on_test_complete(metrics, measured.items, epoch, gain)

@@ -257,12 +257,14 @@ class Cost:
         tokens: Model tokens, read and written.
         cost_usd: Dollars.
         seconds: Wall clock.
+        known: Items whose results an earlier experiment had measured: no evaluations.
     """
 
     evaluations: int = 0
     tokens: int = 0
     cost_usd: float = 0.0
     seconds: float = 0.0
+    known: int = 0
 
     def since(self, before: Cost) -> Cost:
         """The part of it that came after an earlier total."""
@@ -271,6 +273,7 @@ class Cost:
             self.tokens - before.tokens,
             self.cost_usd - before.cost_usd,
             self.seconds - before.seconds,
+            self.known - before.known,
         )
 
     def __add__(self, other: Cost) -> Cost:
@@ -279,6 +282,7 @@ class Cost:
             self.tokens + other.tokens,
             self.cost_usd + other.cost_usd,
             self.seconds + other.seconds,
+            self.known + other.known,
         )
 
 

@@ -31,6 +31,8 @@ from autopilot.core.types import Datum, Metrics, Verdict, datum_to_json, unlike_
 from autopilot.errors import DataError, StateError, UsageError
 from autopilot.text import hide
 
+_Facts = Mapping[tuple[str, int], TraceRecord]
+
 
 def complete(manifest: Manifest) -> Manifest:
     """The manifest with the versions that it was begun with.
@@ -181,15 +183,22 @@ def other_records(epoch: int, metrics: Metrics, verdict: Verdict) -> list[Metric
     ]
 
 
-def trace_record(epoch: int, split: str, items: Sequence[Datum], repeat: int = 0) -> TraceRecord:
-    """The results of a split in an epoch, one Datum an item; `repeat` numbers the measurement."""
+def trace_record(
+    epoch: int, split: str, items: Sequence[Datum], repeat: int = 0, facts: _Facts | None = None
+) -> TraceRecord:
+    """The results of a split in an epoch, one Datum an item; `repeat` numbers the measurement.
+
+    Args:
+        facts: Split and measurement to a record of where its results are from, without them.
+    """
     name = f"{epoch}-{split}" + (f"-{repeat}" if repeat else "")
     values = tuple(datum_to_json(item, check=False) for item in items)
     try:
         json.dumps(values)  # all at once: a call for each takes as long again
     except (TypeError, ValueError):
         values = tuple(map(_result, items))
-    return TraceRecord(epoch=epoch, id=name, split=split, items=values, repeat=repeat)
+    about = (facts or {}).get((split, repeat)) or TraceRecord(split=split, repeat=repeat)
+    return replace(about, epoch=epoch, id=name, items=values)
 
 
 def _result(item: Datum) -> dict[str, Any]:

@@ -26,8 +26,9 @@ from autopilot.errors import MissingSourceError, ParameterError
 from autopilot.files import read_file, remove_file, replace_file
 from autopilot.git.packing import start_packing
 from autopilot.git.worktrees import changed_files
-from autopilot.sandbox.audit_hooks import Inputs, Offline
+from autopilot.sandbox.audit_hooks import Inputs
 from autopilot.sandbox.children import Children, Watcher
+from autopilot.sandbox.offline import Offline
 from autopilot.sandbox.workspace import Workspace
 from autopilot.tracking.parameters import (
     check_clean,
@@ -225,6 +226,11 @@ def check_parameters(bench: Bench, *, include_dirty: bool) -> list[str]:
     Raises:
         ParameterError: a parameter cannot be optimized, or has uncommitted changes.
     """
+    with bench.inputs.deaf():  # the user's checkout is no input
+        return _check_parameters(bench, include_dirty=include_dirty)
+
+
+def _check_parameters(bench: Bench, *, include_dirty: bool) -> list[str]:
     workspace, scopes = bench.workspace, bench.scopes
     if not scopes:
         raise ParameterError(

@@ -37,6 +37,7 @@ from autopilot.core.store import Side
 from autopilot.engine.bench import Bench
 from autopilot.engine.board import Child, Observer
 from autopilot.engine.fresh import ItemLimits, importing_state, take_over
+from autopilot.engine.known import know_others
 from autopilot.engine.loading import users_code
 from autopilot.engine.options import Options
 from autopilot.engine.supervisor import Supervisor
@@ -203,6 +204,7 @@ def _make(task: AheadTask, side: Side, child: Child) -> None:
             trainer.prepare(bench.module)
         bench.hire(own, experiment, is_checked=True)
         experiment.guard = guard_of(workspace, task.slug, bench.scopes, bench.inputs, store)
+        know_others(bench, options, experiment, child, imported)
         with contextlib.closing(bench), contextlib.closing(turns):
             trainer.fit(bench.module)
 

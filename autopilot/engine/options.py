@@ -126,8 +126,7 @@ class Options:
         "Threads for the items of a batch, if they wait on a network.", fixed=True, min=1
     )
     jobs: int | None = option(
-        "Processes for the items of a batch, if they compute: each item has a process of its own "
-        "and a seed of its own.",
+        "Processes for a batch's items, if they compute: each has a process and seed of its own.",
         min=1,
         metavar="N",
     )
@@ -201,6 +200,10 @@ class Options:
         "Measure val in blocks, and stop a candidate that cannot reach the best any more.",
         fixed=True,
         names="--race/--no-race",
+    )
+    cache: bool | None = option(
+        "Take results of equal content from other experiments: all but programs', unless given.",
+        names="--cache/--no-cache",
     )
     review: bool | None = option(
         "Hold each edit until you approve or refuse it.", names="--review/--no-review"

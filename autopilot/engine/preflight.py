@@ -41,7 +41,7 @@ from autopilot.errors import (
     TargetError,
 )
 from autopilot.git.repository import DEFAULT_IDENTITY, Repository
-from autopilot.sandbox.audit_hooks import Offline
+from autopilot.sandbox.offline import Offline
 from autopilot.tracking.outputs import WrittenPath, output_lines, tell
 
 CheckState = Literal["ok", "warning", "failed"]

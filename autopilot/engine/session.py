@@ -25,6 +25,7 @@ from autopilot.core.types import Result
 from autopilot.engine.bench import Bench, Upkeep, check_parameters, explain_missing, jobs_notes
 from autopilot.engine.board import Child
 from autopilot.engine.fresh import ItemLimits, alone, approved_state, importing_state, take_over
+from autopilot.engine.known import know_others
 from autopilot.engine.loading import described, users_code
 from autopilot.engine.nursery import working_ahead
 from autopilot.engine.options import DEFAULT_MAX_EPOCHS, Options, options_of
@@ -233,15 +234,14 @@ class Session:
         experiment.died = self.child.deaths
         how = options.fresh or self.module.fresh
         take_over(experiment, self.child, self.store.files, how, imported)
-        self.trainer = bench.trainer(
-            experiment,
-            options,
-            [*options.conditions(alone=alone), *callbacks, Upkeep(bench, self.child), *self._ahead],
-        )
+        conditions = options.conditions(alone=alone)
+        heard = [*conditions, *callbacks, Upkeep(bench, self.child), *self._ahead]
+        self.trainer = bench.trainer(experiment, options, heard)
         with users_code(manifest.target):
             self.trainer.prepare(self.module)
         bench.hire(options, experiment, is_checked=not self.child.is_first)
         experiment.guard = guard_of(workspace, self.slug, bench.scopes, self.inputs, self.store)
+        self.notes += know_others(bench, options, experiment, self.child, imported)
 
     # --- running -------------------------------------------------------------------------------
 

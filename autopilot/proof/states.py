@@ -36,7 +36,8 @@ from autopilot.errors import EvaluationError, NoMoreCallsError, OutageError, Rep
 from autopilot.git import refs
 from autopilot.git.repository import Repository
 from autopilot.proof.measuring import Measurement, MeasureTask, Task, noisy_metrics
-from autopilot.sandbox.audit_hooks import Inputs, Offline
+from autopilot.sandbox.audit_hooks import Inputs
+from autopilot.sandbox.offline import Offline
 from autopilot.tracking.journal import Journal, ProgressFile
 from autopilot.tracking.layout import Layout
 

@@ -45,8 +45,8 @@ from autopilot.git.commands import looking
 from autopilot.proof.measuring import Measurement, MeasureTask, noisy_metrics
 from autopilot.proof.rerun import RerunEpoch, RerunTask
 from autopilot.proof.states import BlockTask, Say, States, evaluating, plain, recorded_calls
-from autopilot.sandbox.audit_hooks import Offline
 from autopilot.sandbox.confinement import InputsGuard
+from autopilot.sandbox.offline import Offline
 from autopilot.sandbox.processes import answer_with, further_request
 from autopilot.sandbox.surroundings import Surroundings
 from autopilot.tracking.attribution import every_step
@@ -131,7 +131,6 @@ def _rerun(task: RerunTask, say: Say, child: Child) -> None:
     workspace, manifest, offline = task.workspace, task.manifest, Offline()
     repo, notebook = workspace.repo, Notebook(workspace.user, task.slug, task.tip)
     options, rules = Options(**manifest.options), block_after_by_epoch(notebook)
-    steps = list(every_step(notebook))
     ItemLimits.of(options).hold_on(child.board)
     # The repository is a borrowed one: no ref or note of the user's can be written.
     store = GitStore(task.slug, repo, in_place=False, include_dirty=True)
@@ -143,7 +142,7 @@ def _rerun(task: RerunTask, say: Say, child: Child) -> None:
     experiment = Experiment(store, GitMemory(store, rules[0], learnt), manifest)
     experiment.guard, experiment.died = _StepGuard(bench), child.deaths
     experiment.only_recorded = True
-    experiment.repeats = {(r.epoch, r.candidate, r.step): (commit, r) for commit, r in steps}
+    experiment.repeats = {(r.epoch, r.candidate, r.step): (at, r) for at, r in every_step(notebook)}
     experiment.people.load(notebook.events, notebook.index.wishes, notebook.journal.read_on)
     experiment.known_noise = notebook.noise
     experiment.recorded, experiment.measured_before = notebook, notebook.measured

@@ -1,4 +1,4 @@
-"""Audit hooks around an evaluation: the files that it reads, and the network that it may not use.
+"""The audit hook around an evaluation: the files that it reads, and on what else it depends.
 
 SQLite opens its databases in C, and the event does not say whether it writes: only those that git
 has are counted. Files that C code or a child process opens are not seen, except for those that are
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import ipaddress
 import os
 import sys
 import time
@@ -19,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from autopilot import audit
-from autopilot.errors import NetworkRefusedError
 from autopilot.git import objects
 from autopilot.git.repository import Repository
-from autopilot.git.workfiles import WorkFiles
+from autopilot.git.workfiles import WorkFiles, everything_below
+from autopilot.git.worktrees import cache_folder
 from autopilot.sandbox.children import STARTS, Program, Watcher
 from autopilot.sandbox.environment import Environment
 from autopilot.tracking.parameters import Scope
@@ -30,7 +29,19 @@ from autopilot.tracking.parameters import Scope
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 _CACHES = ("__pycache__", ".git", ".pytest_cache", ".mypy_cache", ".ruff_cache")
 _CHUNK = 2**20
-_EVENTS = ("open", "import", "os.rename", "sqlite3.connect", *STARTS)
+_NETWORK = ("socket.connect", "socket.sendto", "socket.getaddrinfo")
+_TEMPORARY = ("tempfile.mkdtemp", "tempfile.mkstemp")
+_EVENTS = (
+    *("open", "import", "os.rename", "sqlite3.connect", "os.fork"),
+    *(*STARTS, *_NETWORK, *_TEMPORARY),
+)
+# Of the machine, of Python and of what is installed: their versions are known, or they are noise.
+_INSTALLED = (
+    *{sys.prefix, sys.base_prefix, sys.exec_prefix, str(Path(__file__).parents[1])},
+    *("/usr/", "/lib", "/etc/", "/proc/", "/sys/", "/dev/"),
+)
+_PACKAGES = ("/site-packages/", "/dist-packages/")
+_SPAWNED = ("multiprocessing.popen_spawn_posix", "multiprocessing.popen_forkserver")
 
 _listening: list[Inputs] = []
 _is_installed = False
@@ -59,6 +70,9 @@ class Inputs(Watcher):
         listens: Whether what is opened now counts.
         programs: Called with each program that an evaluation starts.
         environment: What else it depends on; open as long as this is.
+        uses: What it depends on beside files, in a word each: "network", "outside" (files that are
+            neither the repository's nor installed), "outputs" (of earlier evaluations), "programs".
+        recent: What was read since it was cleared.
     """
 
     def __init__(
@@ -79,6 +93,9 @@ class Inputs(Watcher):
         self._modules: set[str] = set()
         self._hashed: dict[str, tuple[tuple[int, ...], str]] = {}
         self._since_ns = time.time_ns()
+        self.uses, self.recent = set[str](), set[str]()
+        self._judged, self._made = set[str](), set[str]()
+        self._own = (f"{repo.common_dir}{os.sep}", f"{cache_folder()}{os.sep}")
         tops = {str(repo.workdir), os.path.realpath(repo.workdir)}
         own = {str(path) for _, own_path in links for path in (own_path, own_path.resolve())}
         self._tops = tuple(f"{top}{os.sep}" for top in tops)
@@ -105,23 +122,78 @@ class Inputs(Watcher):
             return
         if event == "open":
             path = _full(arguments[0])
-            if path.startswith(self._prefixes):
-                (self._written if arguments[2] & _WRITES else self._reads).add(path)
+            is_read = not arguments[2] & _WRITES
+            if not path.startswith(self._prefixes):
+                self._hear_outside(path, is_read=is_read)
+            elif is_read:
+                self._reads.add(path)
+                self.recent.add(path)
+            else:
+                self._written.add(path)
         elif event == "import":
             self.environment.imports(arguments[0])
         elif event == "sqlite3.connect":
             given = os.fsdecode(arguments[0]).removeprefix("file:").partition("?")[0]
-            self._databases.add(os.path.normpath(_full(given)))
+            self._databases.add(path := os.path.normpath(_full(given)))
+            if given not in ("", ":memory:") and not path.startswith(self._prefixes):
+                self._hear_outside(path, is_read=True)
         elif event == "os.rename":
             path = _full(arguments[1])
             if path.startswith(self._prefixes):
                 self._written.add(path)
+        elif event in _NETWORK:
+            self.uses.add("network")
+        elif event in _TEMPORARY:
+            self._made.add(_full(arguments[0]))
+        elif event == "os.fork":
+            # Above this call are the hook and who forks; our own forks report what they read.
+            if not str(sys._getframe(2).f_globals.get("__name__")).startswith("autopilot."):
+                self.uses.add("programs")
         elif audit.own() != "git":
+            self.uses.add("programs")
             program = Program.of(event, arguments)
             if self.programs is not None:
                 self.programs(program)
             paths = (os.path.normpath(os.path.join(program.folder, p)) for p in program.command)
             self._reads.update(path for path in paths if path.startswith(self._prefixes))
+
+    def _hear_outside(self, path: str, *, is_read: bool) -> None:
+        path = os.path.normpath(path)
+        is_ours = path.startswith((*_INSTALLED, *self._own)) or any(x in path for x in _PACKAGES)
+        if not is_read:
+            self._made.add(path)
+        elif not is_ours and not path.startswith(tuple(self._made)):
+            # What it has written itself, as temporary files, follows from the rest.
+            self.uses.add("outside")
+
+    def look(self) -> set[str]:
+        """All that it uses until now; new reads are looked at."""
+        new = self._reads - self._judged
+        self._judged |= new
+        names = {self._name(path) or "" for path in new} - {""}
+        names |= {self._name(path) or "" for path in self._databases} - {""}
+        if any(map(self._is_output, names)):
+            self.uses.add("outputs")
+        if any(name in sys.modules for name in _SPAWNED):
+            self.uses.add("programs")
+        return self.uses
+
+    def _is_output(self, name: str) -> bool:
+        """Whether an earlier evaluation wrote a file, not git, a parameter or a link."""
+        return (
+            not self._is_input(name)
+            and not any(part in _CACHES for part in name.split("/"))
+            and not any(scope.covers(name) for scope in self.scopes)
+            and (self.repo.workdir / name).is_file()
+        )
+
+    def linked(self) -> dict[str, str]:
+        """Path to blob id of all files that `--link` brought in."""
+        found = dict[str, str]()
+        for name, own in self._links:
+            below = [name] if own.is_file() else [f"{name}/{n}" for n in everything_below(own)]
+            found |= {n: self._hash(n) for n in below if (self.repo.workdir / n).is_file()}
+        return found
 
     def blobs(self, known: Iterable[str] = ()) -> dict[str, str]:
         """Path to blob id as the files are now, of `known` ones too; "" for one that is gone."""
@@ -143,15 +215,17 @@ class Inputs(Watcher):
             self.listens = listened
 
     def begin_apart(self) -> None:
-        self._reads, self._written, self._databases = set(), set(), set()
+        self._reads, self._written, self._databases, self.uses = set(), set(), set(), set()
 
     def gathered(self) -> Any:
         self._look_at_modules()
-        return self._reads, self._written, self._databases
+        return self._reads, self._written, self._databases, self.uses
 
     def take_in(self, gathered: Any) -> None:
-        reads, written, databases = gathered
+        reads, written, databases, uses = gathered
         self._reads |= reads
+        self.recent |= reads
+        self.uses |= uses
         self._written |= written
         self._databases |= databases
         # They come by a pipe, which the items of a batch would fill.
@@ -165,9 +239,14 @@ class Inputs(Watcher):
         found |= {n for n in databases if objects.entry_at(self.repo, self._tree, n) is not None}
         return {*filter(self._counts, found)} - self._outputs()
 
-    def parameter_files(self) -> set[str]:
-        """The repository paths of parameters that were read and still exist."""
-        found = {name for path in self._reads for name in self._both(path) if name}
+    def parameter_files(self, *, recent: bool = False) -> set[str]:
+        """The repository paths of parameters that were read and still exist.
+
+        Args:
+            recent: Since `recent` was cleared.
+        """
+        paths = self.recent if recent else self._reads
+        found = {name for path in paths for name in self._both(path) if name}
         covered = (n for n in found if any(scope.covers(n) for scope in self.scopes))
         return {name for name in covered if (self.repo.workdir / name).exists()}
 
@@ -248,97 +327,3 @@ def _full(path: Any) -> str:
     if text.startswith("/"):
         return text
     return os.path.join(os.getcwd(), text)  # noqa: PTH109  # called for every file that is opened
-
-
-_REFUSED = {
-    "socket.connect": "connects to",
-    "socket.sendto": "sends to",
-    "socket.sendmsg": "sends to",
-    "socket.getaddrinfo": "looks up",
-    "socket.gethostbyname": "looks up",
-    "socket.gethostbyaddr": "looks up",
-}
-_PROGRAMS = ("subprocess.Popen", "os.system", "os.posix_spawn", "os.spawn", "os.exec")
-
-
-class Offline(Watcher):
-    """Refuses connections and look-ups of names in this process, between `begin` and `end`.
-
-    Sockets of the file system, by which programs of one machine talk, are left alone. Programs that
-    the process starts are not watched.
-
-    Args:
-        programs: Refuses to start programs too.
-    """
-
-    def __init__(self, *, programs: bool = False) -> None:
-        self.refused: list[str] = []
-        self._programs, self._is_on = programs, False
-
-    def begin(self) -> None:
-        """Starts to refuse; an audit hook cannot be removed, so that this one stays and is off."""
-        self._is_on = True
-        sys.addaudithook(self._look)
-
-    def end(self) -> None:
-        """Refuses nothing more."""
-        self._is_on = False
-
-    def begin_apart(self) -> None:
-        self.refused = []
-
-    def gathered(self) -> Any:
-        return self.refused
-
-    def take_in(self, gathered: Any) -> None:
-        self.refused += gathered
-
-    def check(self) -> None:
-        """Raises for what was refused, where the code that tried it caught the first error.
-
-        Raises:
-            NetworkRefusedError: something was; it names the address.
-        """
-        if self.refused:
-            raise _refusal(self.refused[0])
-
-    def _look(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if not self._is_on:
-            return
-        if self._programs and event in _PROGRAMS:
-            self.refused.append(f"starts {_text(arguments[0])}")
-            raise _refusal(self.refused[-1])
-        does = _REFUSED.get(event)
-        if does is None:
-            return
-        address = _address(event, arguments)
-        if address is not None:
-            self.refused.append(f"{does} {address}")
-            raise _refusal(self.refused[-1])
-
-
-def _address(event: str, arguments: tuple[Any, ...]) -> str | None:
-    """The address of a call, as a person writes it; None for a socket of the file system."""
-    if event in ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"):
-        if arguments[0] is None:
-            return None  # the machine's own address, to listen on
-        name = _text(arguments[0])
-        with contextlib.suppress(ValueError):
-            ipaddress.ip_address(name)
-            return None  # a number needs no look-up
-        return name
-    target = arguments[1] if len(arguments) > 1 else None
-    if isinstance(target, tuple) and len(target) >= 2 and isinstance(target[0], str | bytes):
-        return f"{_text(target[0])}:{target[1]}"
-    return None
-
-
-def _text(name: Any) -> str:
-    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
-
-
-def _refusal(what: str) -> NetworkRefusedError:
-    return NetworkRefusedError(
-        f"the evaluation {what}, and only what is recorded may answer",
-        hint="make model calls through autopilot's Model, which records them; or let it: --live",
-    )

@@ -7,11 +7,12 @@ data files make sure that scores are not compared with those of other files.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from autopilot.core.stepping import Guard
@@ -51,6 +52,17 @@ class InputsGuard(Guard):
 
     def inputs(self, known: Iterable[str] = ()) -> Mapping[str, str]:
         return self._inputs.blobs(known)
+
+    def use(self, word: str) -> None:
+        self._inputs.uses.add(word)
+
+    @contextlib.contextmanager
+    def aside(self) -> Iterator[None]:
+        before = set(self._inputs.uses)
+        try:
+            yield
+        finally:
+            self._inputs.uses &= before
 
 
 class AgentGuard(InputsGuard):

@@ -26,7 +26,7 @@ from typing import Any
 from autopilot.errors import AutopilotError
 from autopilot.text import is_secret
 
-_SECRET = "secret"
+SECRET = "secret"
 _TITLES = {"python": "Python", "platform": "platform"}
 # They differ from machine to machine and say nothing about a result; or this program sets them.
 # LANG, LC_ALL and TZ stay: what is sorted or formatted by them differs.
@@ -232,7 +232,7 @@ def _described(name: str, value: str | None) -> str:
     if value is None:
         return ""
     if is_secret(name, value):
-        return _SECRET
+        return SECRET
     return hashlib.sha256(value.encode(errors="surrogateescape")).hexdigest()[:12]
 
 

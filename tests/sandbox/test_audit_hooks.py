@@ -10,7 +10,8 @@ import pytest
 from autopilot.core.parameter import PathParameter
 from autopilot.errors import NetworkRefusedError
 from autopilot.git.commands import run_git
-from autopilot.sandbox.audit_hooks import Inputs, Offline
+from autopilot.sandbox.audit_hooks import Inputs
+from autopilot.sandbox.offline import Offline
 from autopilot.tracking.parameters import scope_of
 
 

@@ -96,6 +96,9 @@ class Call:
         recorder = current_recorder()
         if recorder is None:
             return self._attempt(asked, send, lambda *_: None)
+        run = current_run()
+        if run is not None:
+            run.asks()
         key, parts = recording.request_key(asked, self.sample), request_parts(asked)
         known = recorder.answer(key, parts)
         if known is None:
@@ -111,7 +114,6 @@ class Call:
                         )
 
                     return self._attempt(asked, send, keep)
-        run = current_run()
         if run is not None:
             run.charge_recorded(known)
         with audit.executing("model", [self.role, self.model]) as execution:

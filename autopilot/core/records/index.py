@@ -131,6 +131,7 @@ class Judged(NamedTuple):
         revision: Where its records are.
         tree: The state that was measured.
         stay: The numbers of candidates that stay beside the best one.
+        known: How many of its items had results before.
     """
 
     number: int
@@ -145,11 +146,12 @@ class Judged(NamedTuple):
     revision: str = ""
     tree: str = ""
     stay: Sequence[int] = ()
+    known: int = 0
 
     @property
     def counted(self) -> int:
-        """How many evaluations it took, without those that measured the noise."""
-        return self.evaluations - self.noise
+        """How many evaluations it would take anew, without those that measured the noise."""
+        return self.evaluations + self.known - self.noise
 
     @classmethod
     def of(cls, record: MetricsRecord, revision: str = "") -> Judged:
@@ -167,6 +169,7 @@ class Judged(NamedTuple):
             revision=revision,
             tree=record.tree,
             stay=list(record.stay),
+            known=record.cost.known,
         )
 
 

@@ -387,12 +387,21 @@ class TraceRecord(Record):
         split: "train", "val" or "test".
         items: One `datum_to_json` an item; `data` reads them.
         repeat: The number of the measurement: 0 is the first, which readers show.
+        given: Digest of the batches in their order, with the content of their items.
+        reach: What the results depend on: "content" alone, or "chance" and "programs" too; empty
+            where that is not known.
+        source: The experiment and epoch that measured those of them that were known, as "a-1@3".
+        known: How many these are.
     """
 
     kind: ClassVar[str] = "traces"
     split: str
     items: tuple[Mapping[str, Any], ...] = ()
     repeat: int = 0
+    given: str = ""
+    reach: tuple[str, ...] = ()
+    source: str = ""
+    known: int = 0
 
     def data(self) -> list[Datum]:
         """The results, one Datum an item."""
@@ -466,6 +475,7 @@ class ProgressNote(Record):
         told, wishes: As in the StepRecord of that step.
         void: Earlier notes do not count: they were measured with other files.
         said: The last lines of the step's agent, while it is at work.
+        source, reach: As in the TraceRecord of the result.
     """
 
     kind: ClassVar[str] = "progress"
@@ -488,6 +498,8 @@ class ProgressNote(Record):
     notes: tuple[str, ...] = ()
     stop: str = ""
     said: str = ""
+    source: str = ""
+    reach: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

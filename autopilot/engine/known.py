@@ -1,0 +1,245 @@
+"""Results that other experiments of the repository recorded, found by what they depend on.
+
+The whole tree of a state stands for what an evaluation read of the repository: it lists folders and
+asks for files that are not there, and libraries read files where Python does not see it. So another
+commit is another key, whatever it changed. What is read by way of `--link` counts by its content.
+Where the network, a model or a file elsewhere had a part in a result, it is never taken over; that
+of a program is where the user says so, since nobody sees what programs read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from autopilot.core.experiment import Experiment
+from autopilot.core.interpreter import Fresh
+from autopilot.core.known import Known, KnownPass, is_same
+from autopilot.core.progress import STALE, Position
+from autopilot.core.records.history import environment_at
+from autopilot.core.records.index import Index
+from autopilot.core.records.record import TASK, Manifest, MetricsRecord, TraceRecord
+from autopilot.engine.bench import Bench
+from autopilot.engine.board import Child
+from autopilot.engine.options import Options, options_of
+from autopilot.errors import AutopilotError
+from autopilot.git.objects import Entry, tree_of
+from autopilot.sandbox.environment import SECRET, differences
+from autopilot.tracking.git_store import GitStore
+from autopilot.tracking.layout import experiments
+from autopilot.tracking.notebook import Notebook
+
+# Of a run without Python: who edits, and what, is no part of a measurement.
+_NO_MATTER = ("edit", "protect", "tune", "sampler", "agent", "model")
+
+
+@dataclass(frozen=True, slots=True)
+class _Other:
+    """An experiment whose results count."""
+
+    notebook: Notebook
+    seed: int
+    processes: tuple[bool, int]
+
+
+class RecordedResults(Known):
+    """All that the other experiments of a repository know.
+
+    Args:
+        imported: The parameters' files as this process imported them.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        options: Options,
+        experiment: Experiment,
+        store: GitStore,
+        imported: Mapping[str, Entry],
+    ) -> None:
+        super().__init__()
+        self._bench, self._options, self._experiment = bench, options, experiment
+        self._store, self._imported, self._inputs = store, dict(imported), bench.inputs
+        self._indexes: list[tuple[Notebook, Index]] | None = None
+        self._others: dict[str, _Other | None] = {}
+        self._before, self._is_fresh, self._count, self._stale = set[str](), True, -1, False
+
+    # --- what the results of this run depend on --------------------------------------------------
+
+    def begin(self, state: str) -> None:
+        inputs = self._inputs
+        inputs.uses.discard("chance")
+        inputs.recent.clear()
+        self._before, self._count = inputs.parameter_files(), -1
+        self._is_fresh = dict(self._store.files.known) == self._imported
+
+    def reach(self) -> tuple[str, ...]:
+        inputs = self._inputs
+        words = {"content", *inputs.look()}
+        if not self._is_fresh:
+            # A file that was read once, and is not read again, is that of another state.
+            if self._count != len(inputs.recent):
+                self._count = len(inputs.recent)
+                self._stale = bool(self._before - inputs.parameter_files(recent=True))
+            words |= {STALE} if self._stale else set()
+        return tuple(sorted(words))
+
+    # --- what others know ----------------------------------------------------------------------
+
+    def sources(self, at: Position, state: str) -> list[KnownPass]:
+        found = []
+        for other, trace, linked in self._recorded(state):
+            if (trace.split, trace.repeat) != (at.split, at.repeat) or not trace.reach:
+                continue
+            is_at = (other.seed, other.processes, trace.epoch) == (*self._chance(), at.epoch)
+            is_alike = is_at or "chance" not in trace.reach
+            if is_alike and self._is_trusted(trace) and self._are_linked(linked):
+                found.append(KnownPass(f"{other.notebook.slug}@{trace.epoch}", trace))
+        return found
+
+    def forecast(self) -> list[str]:
+        """A sentence on the state that the run starts from, if another experiment measured it."""
+        tree = tree_of(self._store.repo, self._bench.manifest.base)
+        if self._store.files.entries(tree) != self._imported:  # it takes uncommitted changes along
+            return []
+        for other, trace, _ in self._recorded(tree):
+            if trace.split == "val" and trace.reach and not trace.repeat:
+                name = f"{other.notebook.slug}, epoch {trace.epoch}"
+                if self._is_trusted(trace):
+                    return [f"{name} has results of this state: equal items count (or --no-cache)"]
+                return [
+                    f"{name} has results of this state, but of programs, and what those read is "
+                    "not known: it is measured anew (--cache takes them)"
+                ]
+        return []
+
+    def _is_trusted(self, trace: TraceRecord) -> bool:
+        return "programs" not in trace.reach or bool(self._options.cache)
+
+    def _chance(self) -> tuple[int, tuple[bool, int]]:
+        return self._bench.manifest.seed, _processes(self._options)
+
+    def _recorded(self, state: str) -> Iterator[tuple[_Other, TraceRecord, Mapping[str, str]]]:
+        """The passes over a state that was measured in the same way, with the inputs known then."""
+        for notebook, index in self._listed():
+            for row in index.epochs.with_text(state):
+                other = self._other(notebook) if row.tree == state and not row.is_repeated else None
+                if other is None:
+                    continue
+                inputs = dict[str, str]()
+                for record in notebook.journal.read_on(row.revision, MetricsRecord):
+                    inputs |= record.inputs
+                for trace in notebook.journal.read_on(row.revision, TraceRecord):
+                    if trace.epoch == row.number:
+                        yield other, trace, inputs
+
+    def _listed(self) -> list[tuple[Notebook, Index]]:
+        if self._indexes is None:
+            self._indexes, repo = [], self._store.repo
+            for slug, tip in experiments(repo).items():
+                try:
+                    if slug != self._store.slug:
+                        notebook = Notebook(repo, slug, tip)
+                        self._indexes.append((notebook, notebook.index))
+                except AutopilotError:  # what cannot be read is named by who reads it
+                    continue
+        return self._indexes
+
+    def _other(self, notebook: Notebook) -> _Other | None:
+        """The experiment, if it measures as this one does, and two measurements were the same."""
+        slug = notebook.slug
+        if slug not in self._others:
+            self._others[slug] = None
+            try:
+                options, events = options_of(notebook), notebook.events
+                versions = {event.version for event in events if event.version}
+                environment = environment_at(events)
+                manifest = notebook.manifest
+                if (
+                    _measure(manifest, options) == _measure(self._manifest(), self._options)
+                    and not manifest.in_place
+                    and versions <= {manifest.versions.get("autopilot")}
+                    and environment
+                    and SECRET not in environment.values()
+                    and not differences(environment)
+                    and self._is_steady(notebook)
+                ):
+                    self._others[slug] = _Other(notebook, manifest.seed, _processes(options))
+            except AutopilotError:
+                return None
+        return self._others[slug]
+
+    def _manifest(self) -> Manifest:
+        return self._experiment.manifest
+
+    def _is_steady(self, notebook: Notebook) -> bool:
+        """Whether the baseline was measured twice, with the same results to the last word.
+
+        A run that has measured the same state with other results knows better.
+        """
+        passes = _baseline(notebook)
+        if len(passes) < 2 or any(not is_same(x.data(), passes[0].data()) for x in passes):
+            return False
+        own = self._store.slug
+        mine = (
+            _baseline(Notebook(self._store.repo, own)) if self._experiment.last_epoch >= 0 else []
+        )
+        for each in (trace for trace in mine if trace.given and not trace.source):
+            if each.given == passes[0].given and not is_same(each.data(), passes[0].data()):
+                return False
+        return True
+
+    def _are_linked(self, inputs: Mapping[str, str]) -> bool:
+        """Whether the files of `--link` were all read, and are as they were."""
+        links = self._bench.manifest.links
+        read = {
+            name: blob
+            for name, blob in inputs.items()
+            if any(name == link or name.startswith(f"{link}/") for link in links)
+        }
+        return not links or read == self._inputs.linked()
+
+
+def know_others(
+    bench: Bench,
+    options: Options,
+    experiment: Experiment,
+    child: Child,
+    imported: Mapping[str, Entry],
+) -> list[str]:
+    """Lets a run know the results of other experiments, where it is known what they depend on.
+
+    Returns:
+        A sentence for the user on those of the state that a new run starts from.
+    """
+    module, store = bench.module, experiment.store
+    how = options.fresh or ("auto" if module.ends_items else module.fresh)
+    is_followed = child.is_supervised and not bench.workspace.in_place
+    if options.cache is False or how == Fresh.never or not is_followed:
+        return []
+    assert isinstance(store, GitStore), "a run has one"
+    experiment.cache = known = RecordedResults(bench, options, experiment, store, imported)
+    return [] if store.exists() else known.forecast()
+
+
+def _measure(manifest: Manifest, options: Options) -> Mapping[str, Any]:
+    """All that an experiment's results depend on beside the tree."""
+    is_task = manifest.target == TASK
+    hparams = {n: v for n, v in manifest.hparams.items() if not (is_task and n in _NO_MATTER)}
+    named = ("target", "directory", "links", "versions")
+    return {
+        **{name: getattr(manifest, name) for name in named},
+        "hparams": hparams,
+        "scored": (options.monitor, options.failed_value),
+    }
+
+
+def _processes(options: Options) -> tuple[bool, int]:
+    """The part of chance beside the seed: whether items have processes, or threads."""
+    return options.jobs is not None, options.num_workers or 0
+
+
+def _baseline(notebook: Notebook) -> list[TraceRecord]:
+    traces = notebook.journal.read_on(notebook.start, TraceRecord)
+    return [trace for trace in traces if (trace.epoch, trace.split) == (0, "val")]
