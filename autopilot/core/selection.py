@@ -196,7 +196,7 @@ class Pool:
             key=lambda pair: -(held[pair[0].name] | held[pair[1].name]).bit_count(),
         )
         for pair in pairs:
-            ours, theirs = sorted(pair, key=_BY_VALUE, reverse=True)
+            ours, theirs = sorted(pair, key=lambda state: (-state.value, -state.age, state.name))
             names, shared = {ours.name, theirs.name}, lines[ours.name] & lines[theirs.name]
             # Of two undominated states, each is better somewhere unless they are equal everywhere.
             is_new = ours.scores != theirs.scores and names not in self.merged

@@ -17,6 +17,7 @@ from autopilot.git import commits, objects
 from autopilot.git.refs import Branch, advance, checked_out_at, obstacle
 from autopilot.git.repository import Repository
 from autopilot.review import changes
+from autopilot.tracking.attribution import lineage
 from autopilot.tracking.epochs import Epoch
 from autopilot.tracking.holding import record_decision, stopped
 from autopilot.tracking.notebook import Notebook
@@ -184,8 +185,8 @@ def _commit(notebook: Notebook, found: PromotionPlan, reason: str, reviewer: str
     since = found.merged.epoch or 0
     kept = [
         f"epoch {epoch.number}: {one_line(epoch.record.summary or epoch.record.strategy)}"
-        for epoch in notebook.epochs
-        if epoch.verdict == "kept" and since < epoch.number <= found.epoch.number
+        for epoch in lineage(notebook, found.epoch)
+        if epoch.number > since
     ]
     is_merge = found.method == "no-ff"
     text = promotion_message(

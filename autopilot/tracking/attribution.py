@@ -17,7 +17,7 @@ from autopilot.core.records.message import (
     EPOCH,
     EXPERIMENT,
     STEP,
-    origin_epoch,
+    epoch_tag,
     trailer,
     trailer_number,
 )
@@ -37,16 +37,21 @@ _SAID = NOT_PASSED | {"passed"}
 _BLAMED = re.compile(rb"([0-9a-f]{40}) \d+ (\d+)")
 
 
-def lineage(notebook: Notebook) -> list[Epoch]:
-    """The kept epochs that the best state is made of, the baseline first.
+def lineage(notebook: Notebook, last: Epoch | None = None) -> list[Epoch]:
+    """The kept epochs that a state is made of, the best one unless given, the baseline first.
 
-    Of a search that went on from several states, each from that of the one before it.
+    Of a search that went on from several states, each from that of the one before it, and of a
+    merge from the better one. Where that is a candidate beside the best one, the epoch is read as
+    this candidate from now on.
     """
-    found, best = list[Epoch](), notebook.best
-    while best is not None:
-        found.insert(0, best)
-        origin = origin_epoch(best.record.origin) if best.record.origin else best.origin
-        best = None if origin is None else notebook.epoch(origin)
+    found, last = list[Epoch](), last or notebook.best
+    while last is not None:
+        found.insert(0, last)
+        if last.record.is_candidate:
+            notebook.read_as(last)
+        origin = "" if last.origin is None else epoch_tag(last.origin)
+        origin = last.record.origin or origin
+        last = state_of(notebook, origin) if origin else None
     return found
 
 

@@ -294,16 +294,6 @@ def state_name(record: MetricsRecord) -> str:
     return epoch_tag(record.epoch, record.candidate if record.is_candidate else 0)
 
 
-def origin_epoch(name: str) -> int | None:
-    """The epoch of a state's name.
-
-    >>> origin_epoch("epoch-0007"), origin_epoch("epoch-0007-c2"), origin_epoch("")
-    (7, 7, None)
-    """
-    parts = name.split("-")
-    return epoch_number(parts[1]) if len(parts) > 1 else None
-
-
 def one_line(text: str, width: int = 72) -> str:
     """The text on one line, shortened with a mark."""
     line = " ".join(clean(text).split())
