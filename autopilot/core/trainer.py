@@ -6,7 +6,9 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
+from importlib import import_module
 from types import EllipsisType
 from typing import Any
 
@@ -78,6 +80,9 @@ class Trainer(RunView):
         repeat: How often each val item is measured, in every epoch; means are judged.
         max_wait_s: How long a service that does not answer is waited for, in seconds; 0: not at
             all. After that the epoch stays open, and `fit` raises OutageError.
+        executor: Lets its workers measure, each in processes of its own: anything that submits as
+            the executors of concurrent.futures do. They measure the experiment's commits, and so
+            the experiment needs a GitStore, and a manifest whose target names the module.
         dry_run: `fit` says what would happen, in `Result.stop_reason`, and touches nothing.
 
     Raises:
@@ -102,6 +107,7 @@ class Trainer(RunView):
         measure_noise: bool | None = None,
         repeat: int = 1,
         max_wait_s: float = MAX_WAIT_S,
+        executor: Executor | None = None,
         dry_run: bool = False,
     ) -> None:
         check_window(accumulate_grad_batches)
@@ -128,7 +134,7 @@ class Trainer(RunView):
         self.accumulate_grad_batches, self.max_epochs = accumulate_grad_batches, max_epochs
         self.seed = self.experiment.manifest.seed if seed is None else seed
         self.num_workers, self.max_wait_s = num_workers, max_wait_s
-        self.measure_noise, self.dry_run = measure_noise, dry_run
+        self.measure_noise, self.dry_run, self._executor = measure_noise, dry_run, executor
         self.monitor, self.mode = monitor or "accuracy", "max"
         self.monitored = Monitored(self.monitor)
         self._monitor, self._mode, self._failed_value = monitor, mode, failed_value
@@ -478,6 +484,11 @@ class Trainer(RunView):
         self.failed_value = worst_value(given, self.monitored, self.item_metric)
         self.experiment.monitored = self.monitored
         self.experiment.objectives = directed(objectives, self.monitor, self.mode, stated)
+        if self._executor is not None and self.experiment.machines is None:
+            # By its name: the core has neither git nor processes.
+            hire = import_module("autopilot.engine.workers").hire
+            whose = self.experiment, module, self.num_workers
+            self.experiment.machines = hire(self._executor, *whose)
 
     @property
     def item_metric(self) -> str:

@@ -43,7 +43,9 @@ from autopilot.git import objects, refs, remotes
 from autopilot.git.repository import Repository
 from autopilot.sandbox.audit_hooks import Inputs
 from autopilot.sandbox.workspace import Workspace
+from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.layout import Layout
+from autopilot.tracking.parameters import scope_of
 
 _LOOK_S = 1.0
 _LOSSES_AT_MOST = 3
@@ -90,6 +92,36 @@ def workers_of(
     held = replace(manifest, options=options.given())
     user, workdir = workspace.user, str(workspace.repo.workdir)
     return Workers(executor, experiment, module, user, held, inputs, name, workdir)
+
+
+def hire(
+    executor: Executor, experiment: Experiment, module: AutoPilotModule, num_workers: int
+) -> Workers:
+    """The workers of an executor that a program gives its Trainer, once one has measured nothing.
+
+    Raises:
+        UsageError: none answers, or it cannot know what to measure.
+    """
+    store, manifest = experiment.store, experiment.manifest
+    if not isinstance(store, GitStore) or not manifest.target:
+        raise UsageError(
+            "workers measure commits, and the experiment has none that names the module",
+            hint="Experiment(GitStore('name'), manifest=Manifest(slug='name', target='FILE.py'))",
+        )
+    base = manifest.base or store.repo.head_commit()
+    options = dict(manifest.options) | ({"num_workers": num_workers} if num_workers else {})
+    scopes = {str(n): scope_of(store.repo, p) for n, p in enumerate(module.parameters())}
+    manifest = replace(
+        manifest,
+        slug=store.slug,
+        base=base,
+        options=options,
+        parameters={number: scope.path for number, scope in scopes.items()},
+        patterns={number: scope.parameter.pattern for number, scope in scopes.items()},
+    )
+    workers = Workers(executor, experiment, module, store.repo, manifest)
+    workers.check()
+    return workers
 
 
 class Workers(Machines):

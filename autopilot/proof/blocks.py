@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import hashlib
+import os
 import threading
 from collections import defaultdict
 from functools import partial
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 from autopilot.engine.executors import Answer, Block, this_machine
@@ -25,6 +26,7 @@ from autopilot.tracking.layout import Layout
 _IDLE_S = 60.0
 _idle: dict[str, list[Measurer]] = defaultdict(list)
 _lock = threading.Lock()
+_owner = 0
 
 
 def answer(block: Block) -> Answer:
@@ -33,6 +35,13 @@ def answer(block: Block) -> Answer:
     Raises:
         AutopilotError: this worker cannot.
     """
+    global _owner
+    with _lock:
+        if _owner != os.getpid():
+            # A forked process has none of those; the workers of a pool end without `atexit`.
+            _owner = os.getpid()
+            _idle.clear()
+            Finalize(None, _close_all, exitpriority=1)
     user = _repository(block)
     if not block.parts:
         objects.tree_of(user, block.commit)
@@ -64,7 +73,6 @@ def _close(key: str, measurer: Measurer) -> None:
     measurer.close()
 
 
-@atexit.register
 def _close_all() -> None:
     for key, several in [*_idle.items()]:
         for measurer in [*several]:

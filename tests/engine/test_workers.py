@@ -1,0 +1,225 @@
+"""Blocks that an executor loses, delays and doubles; workers that cannot measure."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import pytest
+from checkouts import commit_all
+
+from autopilot.core.experiment import Experiment
+from autopilot.core.records.record import Manifest, TraceRecord
+from autopilot.core.trainer import Trainer
+from autopilot.core.types import Result
+from autopilot.engine.executors import Block, CommitSource, at_worker
+from autopilot.errors import OutageError, UsageError
+from autopilot.git.repository import Repository
+from autopilot.tracking.git_store import GitStore
+
+SYSTEM = """\
+import random
+
+from autopilot import AutoPilotModule, DataLoader, Datum, Optimizer, PathParameter, Step
+
+ITEMS = [{"id": f"i{at}", "at": at} for at in range(1, 7)]
+
+
+class Raise(Optimizer):
+    def step(self):
+        level = self.parameters[0]
+        level.write_text(f"{int(level.read_text()) + 2}\\n")
+        return Step("raise the level", "up", "too few items pass")
+
+
+class System(AutoPilotModule):
+    def __init__(self, size=2):
+        super().__init__()
+        self.level, self.size = PathParameter("level.txt"), size
+
+    def on_validation_start(self):
+        self.at_start = int(self.level.read_text())
+
+    def forward(self, batch):
+        return Datum(items=[self.score(item.metadata["at"]) for item in batch.items])
+
+    def score(self, at):
+        level = int(self.level.read_text())
+        if not self.training and level != self.at_start:
+            raise ValueError(f"{level} is not {self.at_start}")
+        return Datum(success=level >= at, metrics={"chance": random.random()}, feedback="low")
+
+    def configure_optimizers(self):
+        return Raise(self.parameters())
+
+    def train_dataloader(self):
+        return DataLoader(ITEMS, self.size)
+
+    val_dataloader = train_dataloader
+"""
+
+
+@pytest.fixture
+def system(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout with the target `system.py`, which is the working directory."""
+    (repository.workdir / "system.py").write_text(SYSTEM)
+    (repository.workdir / "level.txt").write_text("1\n")
+    monkeypatch.chdir(commit_all(repository.workdir, "system"))
+    monkeypatch.syspath_prepend(str(repository.workdir))
+    return repository.workdir
+
+
+def fit(top: Path, slug: str, executor: Executor | None, **more: Any) -> Result:
+    """Two epochs from the first state on."""
+    from system import System  # type: ignore[import-not-found]  # the fixture's
+
+    (top / "level.txt").write_text("1\n")
+    manifest = Manifest(slug=slug, target="system.py", options=more.pop("options", {}))
+    experiment = Experiment(GitStore(slug), manifest=manifest)
+    try:
+        return Trainer(executor=executor, experiment=experiment, **more).fit(System(), max_epochs=2)
+    finally:
+        experiment.close()
+
+
+def results(slug: str) -> list[Any]:
+    """What was measured in an experiment, and the tree of its branch."""
+    store = GitStore(slug)
+    traces = [(each.id, each.items) for _, each in store.records(TraceRecord)]
+    history = [(each.metrics, each.tree, each.verdict) for each in Experiment(store).history]
+    return [sorted(traces, key=lambda each: each[0]), history, store.log()[0].tree]
+
+
+class Unreliable(Executor):
+    """Threads, of whose answers some are lost, late, or of a second try.
+
+    Args:
+        lost: Whether an answer is lost, for a block and the number of its requests so far.
+    """
+
+    def __init__(self, lost: Callable[[Block, int], bool]) -> None:
+        self._pool, self._lost, self.asked = ThreadPoolExecutor(3), lost, dict[str, int]()
+        self._late: list[Callable[[], None]] = []
+        self._open, self._lock = 0, Lock()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **_: Any) -> Future[Any]:
+        block: Block = pickle.loads(pickle.loads(args[0])[1])
+        name = f"{block.position} {block.position.repeat} {block.commit}" if block.parts else ""
+        self.asked[name] = number = self.asked.get(name, 0) + 1
+        answer: Future[Any] = Future()
+
+        def deliver() -> None:
+            is_lost = self._lost(block, number)
+            fn(*args)
+            done = None if is_lost else fn(*args)  # twice: only one of them may count
+            with self._lock:
+                self._open -= 1
+                late, self._late = self._late, []
+                if self._open and not (late or is_lost):
+                    self._late.append(lambda: answer.set_result(done))  # behind one in progress
+                    return
+            if is_lost:
+                answer.set_exception(ConnectionResetError("the worker is gone"))
+            else:
+                answer.set_result(done)
+            for each in late:
+                each()
+
+        with self._lock:
+            self._open += 1
+        self._pool.submit(deliver)
+        return answer
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._pool.shutdown(wait, cancel_futures=cancel_futures)
+
+
+@contextmanager
+def unreliable(lost: Callable[[Block, int], bool]) -> Iterator[Unreliable]:
+    executor = Unreliable(lost)
+    try:
+        yield executor
+    finally:
+        executor.shutdown()
+
+
+def test_what_workers_measure_is_what_is_measured_here(system: Path) -> None:
+    fit(system, "here", None)
+    with ProcessPoolExecutor(2) as pool:
+        fit(system, "pool", pool)
+    with unreliable(lambda block, number: number == 1 and block.position.number == 1) as bad:
+        fit(system, "bad", bad)
+    assert results("here") == results("pool") == results("bad")
+    assert len(results("here")[0]) == 4  # three states, the first of them twice
+    again = {name for name, number in bad.asked.items() if number > 1}
+    assert len(again) == 6 and all(" batch 1 " in name for name in again)  # 4 of val, 2 of train
+
+
+def test_a_block_that_ends_every_worker_is_an_error_of_its_items(system: Path) -> None:
+    with unreliable(lambda block, _: bool(block.parts) and block.position.number == 2) as bad:
+        fit(system, "bad", bad, measure_noise=False)
+    traces = dict(results("bad")[0])
+    errors = [item.get("error_message") for item in traces["0-val"]]
+    assert errors[:4] == [None] * 4
+    assert (
+        errors[4:] == ["its worker was lost 3 times (ConnectionResetError: the worker is gone)"] * 2
+    )
+
+
+def test_without_a_worker_the_epoch_stays_open(system: Path) -> None:
+    fit(system, "here", None)
+    is_gone = False
+
+    def lost(block: Block, _: int) -> bool:
+        return is_gone or (bool(block.parts) and block.position.epoch == 1 and leave())
+
+    def leave() -> bool:
+        nonlocal is_gone
+        is_gone = True
+        return True
+
+    with unreliable(lost) as bad, pytest.raises(OutageError, match="the worker is gone"):
+        fit(system, "gone", bad, max_wait_s=0)
+    with pytest.raises(UsageError, match="the worker is gone"), unreliable(lambda *_: True) as bad:
+        fit(system, "gone", bad)
+    fit(system, "gone", None)
+    assert results("gone") == results("here")
+
+
+def test_the_workers_that_cannot_measure_say_so_in_one_line(
+    system: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autopilot.engine import executors
+
+    head = Repository.discover(system).head_commit()
+
+    def asked(version: str = executors.__version__, source: CommitSource | None = None) -> str:
+        source = source or CommitSource(str(system), executors.this_machine())
+        block = Block(source, head, Manifest(slug="a", target="system.py"))
+        _, why, hint = pickle.loads(at_worker(pickle.dumps((version, pickle.dumps(block)))))
+        assert not why or hint
+        return str(why)
+
+    assert asked() == ""
+    assert "a worker has autopilot" in asked("0.0.1")
+    nowhere = CommitSource(str(system / "none"), "another machine")
+    assert f"cannot reach the repository {system}/none" in asked(source=nowhere)
+    monkeypatch.setenv("PATH", "")
+    other = CommitSource(str(system), "another machine")
+    assert "the git command line is not installed" in asked(source=other)
+
+
+def test_a_program_is_told_what_its_executor_needs(system: Path) -> None:
+    from system import System
+
+    with ThreadPoolExecutor(1) as pool, pytest.raises(UsageError, match="names the module"):
+        Trainer(executor=pool).fit(System(), max_epochs=1)
+    pool = ThreadPoolExecutor(1)
+    pool.shutdown()
+    with pytest.raises(UsageError, match="takes no work"):
+        fit(system, "ended", pool)
