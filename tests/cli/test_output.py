@@ -43,10 +43,10 @@ def test_a_shortened_text_fits_and_is_the_beginning(text, width):
 def test_shortening_is_linear(cut):
     def seconds(text):
         best = 1e9
-        for _ in range(3):
-            started = time.perf_counter()
+        for _ in range(5):
+            started = time.process_time()
             cut(text, 60)
-            best = min(best, time.perf_counter() - started)
+            best = min(best, time.process_time() - started)
         return best
 
     assert seconds("規則太寬。" * 40_000) < 60 * seconds("規則太寬。" * 4_000) + 0.01
