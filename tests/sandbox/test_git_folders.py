@@ -52,6 +52,14 @@ def test_a_pointer_that_was_changed_is_put_back(worktree, tmp_path):
         assert pointer.read_bytes() == before
 
 
+def test_a_worktree_that_was_closed_is_open_to_its_owner(worktree, tmp_path):
+    private, here = PrivateGit(worktree, tmp_path / "private"), worktree.workdir
+    private.enter()
+    here.chmod(0o055)
+    assert private.leave() == []
+    assert here.stat().st_mode & 0o777 == 0o755
+
+
 def test_the_private_folder_is_made_anew_for_each_step_and_goes(worktree, tmp_path):
     private, here = PrivateGit(worktree, tmp_path / "private"), worktree.workdir
     # A killed step left one: nothing of it is taken over.
