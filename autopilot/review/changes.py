@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from autopilot.core.records.message import EPOCH, EXPERIMENT, REVERTS, Score, trailers_of
+from autopilot.core.records.message import EPOCH, EXPERIMENT, REVERTS, SOURCE, Score, trailers_of
 from autopilot.core.records.record import MetricsRecord
 from autopilot.errors import ExperimentError
 from autopilot.git.commands import run_git
@@ -166,7 +166,9 @@ class ParameterHistory:
             if trailers_of(message, REVERTS, slug):
                 return MergedEpoch(None, commit, reverted=True)
             epochs = [known[n] for n in trailers_of(message, EPOCH, slug) if n in known]
-            if epochs:
+            # Another candidate of that epoch is another state.
+            sources = trailers_of(message, SOURCE, slug) or map(self._state, epochs)
+            if epochs and {*sources} & {*map(self._state, epochs)}:
                 return MergedEpoch(max(epochs), commit)
         numbers = [epoch.number for epoch in self.kept]
         states = [self._state(number) for number in numbers]

@@ -21,8 +21,8 @@ from autopilot.core.records.message import (
     trailer,
     trailer_number,
 )
-from autopilot.core.records.record import MetricsRecord, StepRecord
-from autopilot.core.states import RecordedStates
+from autopilot.core.records.record import StepRecord
+from autopilot.core.states import RecordedStates, val_record_on
 from autopilot.core.types import Datum
 from autopilot.errors import ExperimentError, RepositoryError
 from autopilot.git import commits, objects
@@ -74,17 +74,16 @@ def recorded_states(notebook: Notebook) -> RecordedStates:
 
 def candidates_of(notebook: Notebook, epoch: int) -> list[Epoch]:
     """The candidates that changed something, of an epoch that has several, in order."""
-    judged, found = notebook.epoch(epoch), list[Epoch]()
-    for revision in filter(None, judged.record.revisions):
-        own = (r for r in notebook.journal.read_on(revision, MetricsRecord) if r.epoch == epoch)
-        for record in own:
-            if record.split != "val" or not record.is_candidate:
-                continue
+    judged, found, read = notebook.epoch(epoch), list[Epoch](), notebook.journal.read_on
+    of = judged.record
+    if of.is_candidate:  # as which the epoch is read
+        place = notebook.index.epochs.place(epoch)
+        of = val_record_on(read, notebook.index.epochs[place].revision, epoch) or of
+    for number, revision in enumerate(of.revisions, 1):
+        if revision and (record := val_record_on(read, revision, epoch, number)) is not None:
+            metrics, before = {"val": record.metrics}, (judged.before, judged.origin)
             steps = tuple(notebook.line_of(revision, epoch))
-            metrics = {"val": record.metrics}
-            found.append(
-                Epoch(record, revision, metrics, judged.before, judged.origin, None, steps)
-            )
+            found.append(Epoch(record, revision, metrics, *before, None, steps))
     return found
 
 

@@ -310,8 +310,10 @@ class Notebook:
         if number not in self._known:
             has_all = "epochs" in self.__dict__
             read = self.epochs if has_all else self._read(number)
-            # What was read beside it may lack a rollback.
-            self._known |= {each.number: each for each in read if has_all or each.number == number}
+            for each in read:
+                # What was read beside it may lack a rollback.
+                if has_all or each.number == number:
+                    self._known.setdefault(each.number, each)
         if number in self._known:
             return self._known[number]
         last = self.last.epoch if self.last else -1

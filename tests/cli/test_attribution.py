@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 import json
+import re
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
+from checkouts import commit_all
 from experiments import git, make, top
 
+from autopilot import (
+    AutoPilotModule,
+    DataLoader,
+    Datum,
+    Experiment,
+    GitStore,
+    Optimizer,
+    PathParameter,
+    Step,
+    Trainer,
+)
 from autopilot.cli.main import AutoPilotCLI
-from autopilot.tracking.attribution import blame
+from autopilot.cli.pages.proposal import body
+from autopilot.core.search import SearchLoop
+from autopilot.core.selection import Selection
+from autopilot.git.commits import commit, read_commit
+from autopilot.git.objects import tree_of
+from autopilot.review.changes import ParameterHistory
+from autopilot.review.proposals import propose
+from autopilot.tracking.attribution import bisect, blame, lineage
+from autopilot.tracking.notebook import Notebook
 from tests.cli.test_trace import walked
 
 if TYPE_CHECKING:
@@ -125,3 +147,79 @@ def test_steps_that_earn_their_place_are_told_from_those_that_do_not(place: Plac
     assert place.git("show", "autopilot-review/small:x.txt").split() == ["1", "2", "3", "4", "5"]
     place.run("replay", "small")
     place.git("fsck", "--strict")
+
+
+class Worst(Selection):
+    """The state with the lowest value, the youngest of several."""
+
+    reads_scores = reads_trials = False
+
+    def choose(self, pool, count, chance):
+        return pool.ranked()[-count:]
+
+
+class Grow(Optimizer):
+    def step(self):
+        word = self.parameters[0]
+        letters = ["ab", ""][self.proposal[0] - 1]
+        word.write_text("c" if not letters else word.read_text() + letters)
+        return Step(f"take {letters or 'c'}", letters or "c")
+
+
+class Word(AutoPilotModule):
+    def __init__(self, top):
+        super().__init__()
+        self.word = PathParameter(top / "word.txt")
+
+    def forward(self, batch):
+        word = self.word.read_text()
+        passed = [(item.metadata["at"], item.metadata["at"] in word) for item in batch.items]
+        return Datum(items=[Datum(success=x, feedback=f"take {at}") for at, x in passed])
+
+    def configure_optimizers(self):
+        return Grow(self.parameters())
+
+    def val_dataloader(self):
+        return DataLoader([{"id": at, "at": at} for at in "abcd"], 4)
+
+
+def test_the_line_of_the_best_state_goes_through_a_state_that_stood_beside_the_best(repository):
+    top = repository.workdir
+    (top / "word.txt").write_text("a")
+    commit_all(top)
+    loop = SearchLoop(2, 1, Worst(), None)
+    with closing(Experiment(GitStore("words", top))) as experiment:
+        Trainer(experiment=experiment, loop=loop).fit(Word(top), max_epochs=2)
+    notebook = Notebook(repository, "words")
+    line = [(each.number, each.record.candidate, each.value) for each in lineage(notebook)]
+    assert line == [(0, 0, 0.25), (1, 2, 0.25), (2, 1, 0.75)]
+    # The same of a notebook that has read all epochs before.
+    other = Notebook(repository, "words")
+    assert [each.value for each in other.epochs] == [0.25, 0.5, 0.75]
+    assert [each.value for each in lineage(other)] == [0.25, 0.25, 0.75]
+    assert [each.value for each in other.epochs] == [0.25, 0.5, 0.75]
+
+    proposal = propose(notebook, "main")
+    shown = git(top, "log", "-p", "--format=%s", "main..autopilot-review/words")
+    lines = [x for x in shown.splitlines() if re.match(r"[-+]\w|autopilot", x)]
+    assert lines == [
+        "autopilot(words): epoch 2: take ab (val accuracy 0.250 -> 0.750)",
+        *("-c", "+cab"),
+        "autopilot(words): epoch 1: take c (val accuracy 0.250 -> 0.250)",
+        *("-a", "+c"),
+    ]
+    rows = [line for line in body(notebook, proposal).splitlines() if line.startswith("| 1 |")]
+    assert rows[0].startswith("| 1 | 0.250 | +0.000 | take c | c |")
+    assert [each.epoch.number for each in blame(notebook, "word.txt")] == [2]
+    broken = bisect(notebook, "a")
+    assert (broken.good.number, broken.bad) == (2, None)
+    # A branch with the other candidate of epoch 1 does not have the state that this line goes by.
+    history, candidate = ParameterHistory(notebook), proposal.commits[0][1]
+    assert history.merged_into(candidate).epoch == 1
+    text = read_commit(repository, candidate).message
+    winner = Notebook(repository, "words").after(1)
+    other_text = text.replace(notebook.after(1), winner)
+    assert other_text != text
+    main, tree = repository.resolve("main"), tree_of(repository, winner)
+    made = commit(repository, tree=tree, parents=[main], message=other_text)
+    assert history.merged_into(made).epoch is None

@@ -13,6 +13,7 @@ from autopilot.report.comparison import file_documents, file_totals
 from autopilot.report.rendering import file_table, pipe_table, plain
 from autopilot.review.proposals import Proposal, Standing
 from autopilot.text import align, counted, pairs, visible, whole
+from autopilot.tracking.attribution import lineage
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import output_lines
 
@@ -109,7 +110,7 @@ def _epochs(notebook: Notebook, proposal: Proposal) -> list[str]:
             plain(epoch.record.strategy),
             made[epoch.number][:10],
         ]
-        for epoch in notebook.epochs
+        for epoch in lineage(notebook)
         if epoch.number and epoch.number in made
     ]
     if len(rows) > _EPOCHS:
