@@ -56,6 +56,7 @@ def create(
         output.lines(f"note: {note}" for note in session.notes)
         base = f"{session.manifest.base[:7]} ({session.manifest.base_branch})"
         output.line(f"{session.slug}: created on autopilot/{session.slug}, base {base}")
+        output.lines(filter(None, [session.bench.lessons]))
         output.line(f"nothing was run. Go on: autopilot resume {session.slug}")
         output.lines(output_lines(session.outputs))
         output.document(

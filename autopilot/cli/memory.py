@@ -41,7 +41,8 @@ def query(
 ) -> None:
     """Show lessons: what was tried, how it went, and why.
 
-    The newest comes first.
+    The newest comes first; those that it took over from earlier experiments when it began come
+    behind its own.
 
     \b
     autopilot memory query classifier-1
@@ -65,7 +66,8 @@ def query(
         epochs=_range(epochs) if epochs else None,
         limit=count,
     )
-    total = len(memory.lessons)
+    taken = [lesson for source in memory.taken for lesson in source.lessons]
+    total = len(memory.lessons) + len(taken)
     for missing, why in unreadable.items():
         output.warning(f"the lessons of {missing} are missing: {why}")
     output.document(experiment=slug, total=total, count=len(found), lessons=found)
@@ -75,7 +77,7 @@ def query(
     if not found:
         output.line(f"no lesson fits ({of} {total})" if total else f"{of} nothing yet")
         return
-    output.lines(experiment_page.lessons(found, with_slug=slug is None))
+    output.lines(experiment_page.lessons(found, with_slug=slug is None or bool(taken)))
 
 
 def record(

@@ -206,7 +206,7 @@ def run_session(
             output.lines(output_lines(killed, "removed with the worktree of the killed run"))
             if child.is_first:
                 output.lines(f"note: {note}" for note in session.notes)
-                output.line(_headline(session))
+                output.lines(filter(None, (_headline(session), session.bench.lessons)))
                 if session.split_sizes[1] != "no":
                     output.line(session.trainer.judges_by())
             result = session.run(score_test=score_test)

@@ -217,8 +217,9 @@ def branch(
 ) -> None:
     """Fork an experiment from any epoch.
 
-    The fork has the same target, arguments, options and seed, and nothing else: its baseline is
-    measured anew, its memory is empty. Nothing is run; `autopilot resume NEWNAME` goes on.
+    The fork has the same target, arguments, options and seed, and the lessons that the experiment
+    itself began with. Its baseline is measured anew, its own memory is empty. Nothing is run;
+    `autopilot resume NEWNAME` goes on.
 
     \b
     autopilot store branch classifier-1 classifier-1b --from 3

@@ -171,6 +171,8 @@ class Experiment(InProgress):
         else:
             self.store.begin(complete(self.manifest))
             self._event("started")
+        noted = self.store.records_on(self.store.start, Manifest)
+        self.memory.taken = (noted or [self.manifest])[0].taken
         self.now.state = self.store.state()
         self.is_open = True
         return self.history[-1].state if self.history else {}

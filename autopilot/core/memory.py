@@ -8,9 +8,10 @@ that a long run does not read all of them each epoch; `recall` scans them.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Protocol, get_args
 
 from autopilot.core.figures import better_by
@@ -24,7 +25,7 @@ from autopilot.core.records.learnt import (
     FailureCount,
     Learnt,
 )
-from autopilot.core.records.record import EpochOutcome, Lesson, MetricsRecord
+from autopilot.core.records.record import EpochOutcome, Lesson, MetricsRecord, Taken
 from autopilot.core.selection import Pool, State
 from autopilot.core.store import Store
 from autopilot.core.types import Datum
@@ -87,6 +88,7 @@ class MemoryContext:
         trend: Where the metric is going.
         top_failures: The most frequent failures, by strategy and category.
         untried: Strategies of the optimizer that were neither tried nor blocked.
+        taken: The lessons of earlier experiments; they are counted in none of the others.
     """
 
     tried: dict[str, int]
@@ -95,6 +97,7 @@ class MemoryContext:
     trend: Trend
     top_failures: tuple[FailureCount, ...] = ()
     untried: tuple[str, ...] = ()
+    taken: Sequence[Taken] = ()
 
     def render(self) -> str:
         """The context as text, for a person or a model."""
@@ -112,6 +115,10 @@ class MemoryContext:
         if self.trend.direction != "unknown":
             lines.append(f"trend: {self.trend.render()}")
         lines += [f"blocked: {name}: {why}" for name, why in self.blocked.items()]
+        for source in self.taken:
+            counts = islice(source.tries.items(), 8)
+            kept = (f"{name} ({gains} of {tries} kept)" for name, (tries, gains) in counts)
+            lines.append(f"tried in {source.experiment}: {', '.join(kept)}")
         return "\n".join(lines)
 
 
@@ -139,6 +146,8 @@ class Memory:
     Attributes:
         lessons: All lessons, oldest first.
         store: See above; None: lessons last as long as this object.
+        taken: The lessons of earlier experiments that this one began with. `recall`, `context` and
+            `arms` know them; they block no strategy, and count in no trend.
 
     >>> memory = Memory(block_after=2)
     >>> for epoch in (1, 2):
@@ -153,6 +162,7 @@ class Memory:
         self.block_after = block_after
         self.store = store
         self.lessons: list[Lesson] | Rows[Lesson] = []
+        self.taken: Sequence[Taken] = ()
         self._learnt = Learnt(block_after)
 
     def learn(self, lesson: Lesson) -> None:
@@ -221,7 +231,7 @@ class Memory:
         experiment: str | None = None,
         limit: int | None = None,
     ) -> list[Lesson]:
-        """The lessons that fit every given filter, newest first.
+        """The lessons that fit every given filter, newest first, those of others behind its own.
 
         Args:
             strategy: One that was used, alone or with others.
@@ -237,7 +247,9 @@ class Memory:
             epochs = range(epochs[0], epochs[1] + 1)
         found = (
             lesson
-            for lesson in reversed(self.lessons)
+            for lesson in chain(
+                reversed(self.lessons), *(reversed(each.named()) for each in self.taken)
+            )
             if (strategy is None or strategy in lesson.strategies())
             and (outcome is None or lesson.outcome == outcome)
             and (category is None or category in lesson.categories())
@@ -325,10 +337,11 @@ class Memory:
             trend=self.trends(),
             top_failures=tuple(often[:limit]),
             untried=tuple(s for s in strategies if s not in tried and s not in blocked),
+            taken=self.taken,
         )
 
     def arms(self, strategies: Iterable[str] = ()) -> Pool:
-        """The strategies to choose among, each with how often it was tried and kept.
+        """The strategies to choose among, each with how often it was tried and kept so far.
 
         Their value is the share of gains, drawn towards a half where there were few tries. Blocked
         ones are left out.
@@ -337,14 +350,17 @@ class Memory:
             strategies: Those of the optimizer. Where it states none, those that were tried count,
                 and "" is one that was not: it counts as tried with each first use.
         """
-        tries, gains, blocked = self._learnt.tried, self._learnt.gains, self._learnt.blocked
+        tries, gains = Counter(self._learnt.tried), Counter(self._learnt.gains)
+        for source in self.taken:
+            tries.update({name: tried for name, (tried, _) in source.tries.items()})
+            gains.update({name: gained for name, (_, gained) in source.tries.items()})
         counts = {name: (tries[name], gains[name]) for name in strategies or tries}
         if not strategies:
             counts[""] = len(tries), sum(gains[name] > 0 for name in tries)
         return Pool(
             State(name, (gained + 1) / (tried + 2), age=-number, tries=tried, gains=gained)
             for number, (name, (tried, gained)) in enumerate(counts.items())
-            if name not in blocked
+            if name not in self._learnt.blocked
         )
 
     def by_hand(self) -> Sequence[Lesson]:

@@ -12,6 +12,7 @@ from autopilot.core.callback import Callback, RunView
 from autopilot.core.experiment import Experiment
 from autopilot.core.loop import Loop
 from autopilot.core.module import AutoPilotModule
+from autopilot.core.optimizer import Optimizer
 from autopilot.core.outages import MAX_WAIT_S
 from autopilot.core.records.record import Manifest, MetricsRecord
 from autopilot.core.run import current_run
@@ -22,7 +23,7 @@ from autopilot.engine.board import Child
 from autopilot.engine.fresh import ItemLimits
 from autopilot.engine.options import Options
 from autopilot.engine.target import load_target
-from autopilot.errors import MissingSourceError, ParameterError
+from autopilot.errors import MissingSourceError, ParameterError, UsageError
 from autopilot.files import read_file, remove_file, replace_file
 from autopilot.git.packing import start_packing
 from autopilot.git.worktrees import changed_files
@@ -30,6 +31,7 @@ from autopilot.sandbox.audit_hooks import Inputs
 from autopilot.sandbox.children import Children, Watcher
 from autopilot.sandbox.offline import Offline
 from autopilot.sandbox.workspace import Workspace
+from autopilot.tracking.memory import lessons_before
 from autopilot.tracking.parameters import (
     check_clean,
     check_tracked,
@@ -60,6 +62,7 @@ class Bench:
         scopes: Where its parameters are, one each.
         children: The programs that the evaluation starts.
         redirected: What is imported from the checkout although it is installed from the user's.
+        lessons: A line on the lessons that a new experiment begins with; "" without any.
         watchers: What takes down the evaluation's doings, in other processes too.
 
     Raises:
@@ -69,7 +72,7 @@ class Bench:
     def __init__(
         self, workspace: Workspace, manifest: Manifest, base: str, offline: Offline | None = None
     ) -> None:
-        self.workspace, self.manifest = workspace, manifest
+        self.workspace, self.manifest, self.lessons = workspace, manifest, ""
         self.redirected = workspace.enter()
         links = [(link.name, link.source) for link in workspace.links]
         self.inputs = Inputs(workspace.repo, base, links, in_place=workspace.in_place)
@@ -165,6 +168,28 @@ class Bench:
         self.inputs.close()
         if self._workers is not None:
             self._workers.close()
+
+    def take_lessons(self, trainer: Trainer, optimizer: Optimizer) -> list[str]:
+        """Lets a new experiment begin with the lessons of earlier ones; sentences for the user.
+
+        Args:
+            trainer: It knows what decides.
+
+        Raises:
+            ExperimentError: `--memory-from` names no experiment.
+            UsageError: the optimizer does not choose by how its strategies did.
+        """
+        options, experiment = self.manifest.options, trainer.experiment
+        if (ranking := options.get("strategies", "turn")) != "turn" and not optimizer.ranks:
+            raise UsageError(
+                f"--strategies {ranking}: {type(optimizer).__name__} goes by no ranking",
+                hint="leave it out; rules and agents do, and an optimizer with ranks = True",
+            )
+        asked, names = options.get("memory_from", "all"), optimizer.strategies()
+        metric, user = (trainer.monitor, trainer.mode), self.workspace.user
+        taken, self.lessons, notes = lessons_before(user, asked, self.manifest, metric, names)
+        experiment.manifest = replace(experiment.manifest, taken=taken)
+        return notes
 
 
 class Upkeep(Callback):

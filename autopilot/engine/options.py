@@ -14,7 +14,6 @@ from pydantic import TypeAdapter, ValidationError
 from autopilot.core.callback import Callback
 from autopilot.core.interpreter import Fresh
 from autopilot.core.loop import EpochLoop
-from autopilot.core.optimizer import Optimizer
 from autopilot.core.records.record import Event, Manifest
 from autopilot.core.screening import CheapGates
 from autopilot.core.search import SearchLoop
@@ -163,6 +162,12 @@ class Options:
         fixed=True,
         metavar="NAME",
     )
+    memory_from: str | None = option(
+        "Begin with the lessons of: all earlier experiments with the same parameters and metric "
+        "(unless given), none, or the experiment of a name.",
+        fixed=True,
+        metavar="NAME|all|none",
+    )
     strategies: str | None = option(
         "How an optimizer chooses its next strategy: in turn (unless given), or by how each did so "
         "far: bandit, best, tournament, or module:Class.",
@@ -296,18 +301,6 @@ class Options:
         if self.strategies not in (None, "turn"):
             loop.strategies = selection(self.strategies, "--strategies", imports=imports)
         return loop
-
-    def check(self, optimizer: Optimizer) -> None:
-        """Refuses an optimizer that the options do not go with.
-
-        Raises:
-            UsageError: it does not choose among strategies.
-        """
-        if self.strategies not in (None, "turn") and not optimizer.ranks:
-            raise UsageError(
-                f"--strategies {self.strategies}: {type(optimizer).__name__} goes by no ranking",
-                hint="leave it out; rules and agents do, and an optimizer with ranks = True",
-            )
 
     def _search(self, *, imports: bool) -> EpochLoop:
         goals = self.objectives or ()

@@ -146,6 +146,8 @@ def _of_session(session: Session) -> Iterator[Check]:
     yield Check("data", "ok", f"{train} train, {val} val items")
     for note in session.notes:
         yield Check("data", "warning", note)
+    if session.bench.lessons:
+        yield Check("memory", "ok", session.bench.lessons.removeprefix("memory: "))
     kinds = (session.setup.optimizer, session.setup.loss, session.setup.policy)
     yield Check("set-up", "ok", ", ".join(type(each).__name__ for each in kinds))
     yield Check("limits", "ok", str(session.limits))
@@ -324,7 +326,7 @@ def forecast(request: Request, child: Child | None = None) -> Forecast:
             worktree=str(session.workspace.repo.workdir),
             limits=str(session.limits),
             details=session.module.details(),
-            notes=tuple(session.notes),
+            notes=tuple(filter(None, (*session.notes, session.bench.lessons))),
         )
     except BaseException as error:
         session.discard(keep=False)

@@ -120,8 +120,7 @@ class Session:
         Raises:
             AutopilotError: a check failed; nothing was changed.
         """
-        user = Repository.discover(request.folder)
-        base = user.head_commit()
+        base = (user := Repository.discover(request.folder)).head_commit()
         target = committed_target(user, base, request.folder, request.target)
         slug, lock = claim(user, target, request)
         with lock.released_on_failure():
@@ -221,12 +220,11 @@ class Session:
             self.notes += leakage_notes(loaders) if is_new else []
             self.notes += jobs_notes(self.limits.jobs, loaders)
             self.setup = check_setup(self.module, loaders, monitor=options.monitor)
-            options.check(self.setup.optimizer)
             own = callbacks_of(self.module)
         self.notes += [] if manifest.by_hand else split_notes(loaders)
         self.split_sizes = _items(loaders["train"]), _items(loaders["val"])
-        searches = not self.setup.optimizer.needs_gradient  # many epochs of it gain nothing
         has_own = any(isinstance(callback, StopCondition) for callback in own)
+        searches = not self.setup.optimizer.needs_gradient  # many epochs of it gain nothing
         alone = not (manifest.by_hand or searches or has_own)
         self.max_epochs = options.max_epochs or DEFAULT_MAX_EPOCHS
         block_after = BLOCK_AFTER if options.block_after is None else options.block_after
@@ -239,6 +237,7 @@ class Session:
         self.trainer = bench.trainer(experiment, options, heard)
         with users_code(manifest.target):
             self.trainer.prepare(self.module)
+        self.notes += bench.take_lessons(self.trainer, self.setup.optimizer) if is_new else []
         bench.hire(options, experiment, is_checked=not self.child.is_first)
         experiment.guard = guard_of(workspace, self.slug, bench.scopes, self.inputs, self.store)
         self.notes += know_others(bench, options, experiment, self.child, imported)
@@ -386,7 +385,7 @@ def create(request: Request, child: Child | None = None) -> Session:
     try:
         name_parameters(session.module)
         session.store.bind(session.module.parameters())
-        start = session.store.begin(session.manifest)
+        start = session.store.begin(session.trainer.experiment.manifest)
         session.store.annotate(start, [Event(name="created").stamped()])
     finally:
         session.discard(keep=False)

@@ -145,7 +145,8 @@ def fork(
 ) -> Notebook:
     """Begins an experiment from the state of an epoch, kept or not.
 
-    Target, arguments, options and seed are the source's; memory and baseline are its own.
+    Target, arguments, options and seed are the source's, and so are the lessons of others that it
+    began with; memory and baseline are its own.
 
     Raises:
         ExperimentError: the name is taken, or there is no such epoch.

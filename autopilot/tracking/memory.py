@@ -1,23 +1,35 @@
-"""The memory of experiments: of one that runs or is stopped, and of all of them."""
+"""The memory of experiments: of one that runs or is stopped, and of all of them.
+
+A new experiment takes over lessons of earlier ones, as copies in its manifest: they are the same
+for whoever resumes, clones, forks or replays it, whatever became of the others meanwhile.
+"""
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from operator import itemgetter
 
+from autopilot.core.figures import direction_words
 from autopilot.core.memory import Memory
-from autopilot.core.records.learnt import BLOCK_AFTER
-from autopilot.core.records.record import Lesson
+from autopilot.core.records.learnt import BLOCK_AFTER, DECISIONS
+from autopilot.core.records.record import EpochOutcome, Lesson, Manifest, Taken
 from autopilot.core.rules import ALL_BLOCKED
 from autopilot.core.store import Store
-from autopilot.errors import AutopilotError
+from autopilot.errors import AutopilotError, ExperimentError
+from autopilot.git.commits import read_commit
 from autopilot.git.repository import Repository
+from autopilot.text import counted, shorten
+from autopilot.tracking.finding import find
 from autopilot.tracking.holding import stopped
 from autopilot.tracking.layout import experiments
 from autopilot.tracking.notebook import Notebook
+from autopilot.tracking.parameters import EVERYTHING
 
 
 class GitMemory(Memory):
@@ -49,6 +61,7 @@ def memory_of(notebook: Notebook, block_after: int | None = None) -> Memory:
     """
     memory = Memory(_last_rule(notebook) if block_after is None else block_after)
     memory.load(_lessons(notebook))
+    memory.taken = notebook.manifest.taken
     return memory
 
 
@@ -129,3 +142,130 @@ def unblocked_by(notebook: Notebook, block_after: int | None = None) -> str:
     if not blocked.keys() <= by_hand.keys():
         how += f"; for all that failed: autopilot resume {notebook.slug} --block-after 0"
     return how
+
+
+# --- lessons of earlier experiments --------------------------------------------------------------
+
+_EXPERIMENTS, _LESSONS, _STRATEGIES = 10, 40, 50
+# So many of the newest lessons are looked at, and of kept epochs; so many of one kind are taken.
+_NEWEST, _KEPT, _ALIKE, _TEXT = 100, 8, 2, 160
+_TEXTS = ("strategy", "summary", "reason", "category", "node")
+
+
+def lessons_before(
+    repo: Repository, asked: str, new: Manifest, metric: tuple[str, str], strategies: Sequence[str]
+) -> tuple[tuple[Taken, ...], str, list[str]]:
+    """The lessons that a new experiment takes over, a line on them, and what else to know of them.
+
+    Reads the index of each experiment, not its epochs.
+
+    Args:
+        asked: "none"; "all": those of the newest experiments with the same parameters and the same
+            metric; or the name of one, whatever it has.
+        new: The manifest of the new experiment, with its parameters.
+        metric: The name of the metric that decides, and its direction.
+        strategies: Those of its optimizer; where it states none, those that were tried most count.
+
+    Raises:
+        ExperimentError: there is no experiment of that name.
+    """
+    said, damaged = list[str](), set(repo.damaged)
+    found, left = list[Notebook](), 0
+    if asked == "all":
+        found, left = _alike(repo, new, metric, said)
+    elif asked != "none":
+        project = new.slug.rpartition("/")[0] or None
+        try:
+            found = [find(repo, asked, project).notebook]
+            said += _unlike(found[0], new, metric)
+        except AutopilotError as error:
+            what = f"--memory-from {asked}: {error.message}"
+            raise ExperimentError(what, hint=error.hint) from error
+    room = max(_LESSONS // max(len(found), 1), 2 * _ALIKE)
+    taken = list[Taken]()
+    for notebook in found:
+        try:
+            taken += _taken(notebook, strategies, room)
+        except AutopilotError as error:
+            said.append(f"without the lessons of {notebook.slug}: {error.message}")
+    said += [f"left out of the lessons: {each}" for each in repo.damaged if each not in damaged]
+    line = ""
+    if taken:
+        count, total = sum(len(x.lessons) for x in taken), sum(x.total for x in taken)
+        of = f"{count} of {total} lessons" if total > count else counted(count, "lesson")
+        names = ", ".join(each.experiment for each in taken)
+        older = f", without {counted(left, 'older experiment')}" if left else ""
+        line = f"memory: {of} of {names}{older} (--memory-from none: without)"
+    elif found and asked != "all":
+        said.append(f"{found[0].slug} has no lessons yet")
+    return tuple(taken), line, said
+
+
+def _alike(
+    repo: Repository, new: Manifest, metric: tuple[str, str], said: list[str]
+) -> tuple[list[Notebook], int]:
+    """The newest experiments with the same parameters and metric; how many were not looked at."""
+    here = list[tuple[int, Notebook]]()
+    for slug, tip in experiments(repo).items():
+        try:
+            here.append((read_commit(repo, tip).time_s, Notebook(repo, slug, tip)))
+        except AutopilotError as error:
+            said.append(f"without the lessons of {slug}: {error.message}")
+    here.sort(key=lambda pair: (pair[0], pair[1].slug), reverse=True)
+    found = list[Notebook]()
+    for number, (_, notebook) in enumerate(here):
+        if len(found) == _EXPERIMENTS:
+            return found, len(here) - number
+        try:
+            if not list(_unlike(notebook, new, metric)) and notebook.last is not None:
+                found.append(notebook)
+        except AutopilotError as error:
+            said.append(f"without the lessons of {notebook.slug}: {error.message}")
+    return found, 0
+
+
+def _unlike(notebook: Notebook, new: Manifest, metric: tuple[str, str]) -> Iterator[str]:
+    """How an experiment differs from a new one in parameters and metric, in sentences."""
+    earlier = notebook.manifest
+    if _parameters(earlier) != _parameters(new):
+        places = ", ".join(f"{path} ({pattern})" for path, pattern in sorted(_parameters(earlier)))
+        yield f"{notebook.slug} has other parameters: {places}"
+    if notebook.last is not None and notebook.monitor != metric:
+        name, mode = notebook.monitor
+        yield f"{notebook.slug} has another metric: val {name} ({direction_words(mode)})"
+
+
+def _parameters(manifest: Manifest) -> set[tuple[str, str]]:
+    """Where the parameters are; their names do not matter."""
+    patterns = manifest.patterns
+    return {(path, patterns.get(name, EVERYTHING)) for name, path in manifest.parameters.items()}
+
+
+def _taken(notebook: Notebook, strategies: Sequence[str], room: int) -> Iterator[Taken]:
+    """The lessons that are taken over of an experiment; nothing, where it has none."""
+    index, last = notebook.index, notebook.last
+    if not index.lessons or last is None:
+        return
+    learnt, kinds = index.learnt(BLOCK_AFTER), Counter[tuple[str, str, EpochOutcome]]()
+    bits = f"{index.kept:b}"
+    kept = (len(bits) - 1 - found.start() for found in islice(re.finditer("1", bits), _KEPT))
+    places = {*range(len(index.lessons))[-_NEWEST:], *(index.lessons.place((n, "")) for n in kept)}
+    chosen = dict[int, Lesson]()
+    for at in sorted(places - {len(index.lessons)}, reverse=True):
+        lesson = index.lessons[at]
+        is_open = not lesson.by_hand and lesson.epoch > last.epoch
+        kinds[kind := (lesson.strategy, lesson.category, lesson.outcome)] += 1
+        is_undone = lesson.outcome in DECISIONS and lesson.strategy not in learnt.blocked
+        if len(chosen) < room and kinds[kind] <= _ALIKE and not is_open and not is_undone:
+            texts = {name: shorten(getattr(lesson, name), _TEXT) for name in _TEXTS}
+            chosen[at] = replace(lesson, experiment="", **texts)
+    often = (name for name, _ in learnt.tried.most_common(_STRATEGIES) if len(name) <= _TEXT)
+    names = strategies or [*often]
+    yield Taken(
+        experiment=notebook.slug,
+        notes=index.tips.get(Lesson.kind, ""),
+        monitor=notebook.monitor[0],
+        total=len(index.lessons),
+        tries={x: (learnt.tried[x], learnt.gains[x]) for x in names if x in learnt.tried},
+        lessons=tuple(chosen[at] for at in sorted(chosen)),
+    )

@@ -13,6 +13,7 @@ from checkouts import commit_all
 from runs import NO_SOCKETS, autopilot
 from server import MessagesServer, Received, Reply, say_json
 
+from autopilot.ai.model.recording import request_key
 from autopilot.git.commands import run_git
 
 
@@ -76,6 +77,37 @@ def test_a_model_an_agent_and_judges_are_answered_from_the_notes(
     assert (lacking["epoch"], lacking["what"]) == (3, "model reply")
     assert "a model call is not recorded; the nearest one (epoch " in lacking["why"]
     assert server.count == count
+
+
+def test_an_agent_is_told_the_lessons_of_earlier_experiments(
+    top: Path, serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(script)
+    commit(top, answerer_py=TARGET, prompt_md="be brief\n")
+
+    def asked(*options: str) -> list[str]:
+        before = server.count
+        done = autopilot(top, "run", "answerer.py", *options, "--max-epochs", "1")
+        assert done.returncode == 0, done.stderr
+        return [request_key(each.body) for each in server.requests[before:]]
+
+    first = asked("-e", "a")
+    known = ("memory", "record", "cut rules", "failed", "-e", "a", "--reason", "audits need them")
+    assert autopilot(top, *known).returncode == 0
+    assert set(asked("-e", "alone", "--memory-from", "none")) == set(first)
+    before = server.count
+    assert asked("-e", "b", "--strategies", "bandit", "--memory-from", "a") != first
+    prompts = [r.body["messages"][0]["content"] for r in server.requests[before:]]
+    prompt = next(text for text in prompts if "## Now" in text)
+    told = "- in the earlier experiment a, epoch 1, add rule: add rule 1 (accuracy "
+    assert f"{told}0.000 -> 0.250)\n" in prompt
+    assert "noted by the user in a: cut rules (failed): audits need them\n" in prompt
+    assert 'change of the strategy "add rule": it was kept in 1 of 1 epoch.' in prompt
+    # The prompt is asked again of what the new experiment has recorded alone.
+    assert autopilot(top, "experiment", "delete", "a", "--yes").returncode == 0
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "http://127.0.0.1:9")
+    done = autopilot(top, "replay", "b", "--level", "full")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 AGENT = """\

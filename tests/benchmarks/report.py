@@ -59,6 +59,7 @@ LIMITS = {
     "log, long": Limit("`log` the same", 1.3, "x"),
     "show, long": Limit("`show` the same", 1.3, "x"),
     "status": Limit("`status`", 0.5, "s"),
+    "lessons": Limit("lessons of 10,000 epochs that a new experiment takes over", 20, "ms"),
     "help": Limit("`autopilot --help`", 0.2, "s"),
     "replay": Limit("replay of 150 states against the bare evaluation", 3, "x"),
     "supervised": Limit("start of a supervised run against one that is not", 50, "ms"),

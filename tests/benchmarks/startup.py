@@ -15,6 +15,7 @@ from autopilot.core.parameter import PathParameter
 from autopilot.core.records.record import MetricsRecord
 from autopilot.git.repository import Repository
 from autopilot.tracking.git_store import GitStore
+from autopilot.tracking.memory import lessons_before
 from autopilot.tracking.notebook import Notebook
 from tests.benchmarks.epochs import SLUG, Drill
 from tests.benchmarks.report import Course, Report, pairs, peak_mb
@@ -59,14 +60,21 @@ def recall(report: Report) -> None:
         experiment.open(parameters)
         experiment.close()
 
+    def take() -> None:
+        notebook = Notebook(repo, SLUG)
+        lessons_before(repo, "all", notebook.manifest, notebook.monitor, ())
+
     measured: dict[str, Callable[[], object]] = {
         "resume: Experiment.open": resume,
         "all metrics records": lambda: GitStore(SLUG, drill.top).records(MetricsRecord),
         "Notebook.epochs": lambda: Notebook(repo, SLUG).epochs,
         "Notebook.last": lambda: Notebook(repo, SLUG).last,
         "memory.context": drill.experiment.memory.context,
+        "lessons for a new experiment": take,
     }
-    rows = [[name, f"{_seconds(call, 3):.4f}"] for name, call in measured.items()]
+    took = {name: _seconds(call, 3) for name, call in measured.items()}
+    rows = [[name, f"{seconds:.4f}"] for name, seconds in took.items()]
+    report.limit("lessons", took["lessons for a new experiment"] * 1000)
     for name in ("status", "log"):
         taken_s, _ = _process([*_AUTOPILOT, "-C", str(drill.top), name], 3, SLUG)
         rows.append([f"autopilot {name}, the whole process", f"{taken_s:.4f}"])

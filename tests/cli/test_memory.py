@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 
 import pytest
@@ -97,6 +98,60 @@ def test_query_across_experiments(ruled):
     head = ruled.run("memory", "query", "--all", "--strategy", "up").out.splitlines()[0]
     assert head.startswith("experiment  epoch  outcome")
     assert [x["epoch"] for x in lessons(ruled, "-e", "demo")] == [4, 3, 2, 1]
+
+
+BANDIT = ("run", "rules.py", "--max-epochs", "3", "--strategies", "bandit")
+
+
+def test_a_new_experiment_goes_by_the_lessons_of_earlier_ones(ruled, tmp_path):
+    """`up` was kept each time: a bandit that was told takes it, and one that was not tries all."""
+    place, told = ruled, ("--memory-from", "demo")
+    done = place.run(*BANDIT, "-e", "whole")
+    assert "\nmemory: 4 lessons of demo (--memory-from none: without)" in done.out
+    alone = place.run(*BANDIT, "-e", "alone", "--memory-from", "none")
+    assert "lessons" not in alone.out
+
+    def strategies(slug):
+        return [record["strategy"] for record in place.judged(slug)[1:]]
+
+    assert (strategies("whole"), strategies("alone")[:2]) == (["up"] * 3, ["up", "down"])
+    assert [x["experiment"] for x in lessons(place, "-e", "alone")] == ["alone"] * 3
+    # The lessons are the new experiment's own: what becomes of the other changes nothing.
+    place.run(*BANDIT, "-e", "part", "--max-epochs", "1", *told)
+    place.run("store", "branch", "part", "fork", "--from", "0")
+    place.run(*BANDIT, "-e", "two", "--proposals", "2", *told)
+    place.run("resume", "demo", "--max-epochs", "6")
+    place.run("experiment", "delete", "demo", "--yes")
+    place.run("resume", "part", "--max-epochs", "3")
+    assert place.trees("part") == place.trees("whole")
+    place.run("resume", "fork", "--max-epochs", "3")
+    assert strategies("fork") == ["up"] * 3
+    keys = ("Epoch", "Candidate", "Strategy")
+    form = " ".join(f"%(trailers:key=Autopilot-{key},valueonly,separator=)" for key in keys)
+    steps = place.git("log", f"--format={form}", "main..autopilot/two").splitlines()
+    made = {f"{epoch} {who}" for epoch in (1, 2, 3) for who in ("1 up", "2 down")}
+    assert {line for line in steps if len(line.split()) == 3} == made
+    clone = tmp_path / "clone"
+    place.git("clone", "--quiet", str(place.top), str(clone), cwd=tmp_path)
+    place.run("fetch", cwd=clone)
+    place.run("replay", "two", "--level", "full", cwd=clone)
+    found = place.run("memory", "query", "fork", "--json", cwd=clone).document
+    assert [x["experiment"] for x in found["lessons"]] == ["fork"] * 3 + ["demo"] * 4
+    rows = place.run("memory", "query", "fork").out.splitlines()
+    assert rows[0].startswith("experiment  epoch  outcome") and rows[-1].startswith("demo ")
+    context = place.run("memory", "context", "fork").out.splitlines()
+    assert context[0] == "tried: up (3x)"
+    assert context[-1] == "tried in demo: up (2 of 2 kept), down (0 of 2 kept)"
+    page = place.run("experiment", "show", "fork").out
+    assert re.search(r"^lessons of +demo \(4\)$", page, re.MULTILINE)
+
+
+def test_lessons_of_what_does_not_exist_are_refused(ruled):
+    for command in (BANDIT, ("run", "rules.py", "--dry-run")):
+        done = ruled.autopilot(*command, "--memory-from", "nope")
+        assert done.code == 1, done
+        assert "--memory-from nope: there is no experiment nope" in done.out + done.err
+    assert "rules-1" not in ruled.git("branch", "--list", "autopilot/*")
 
 
 def test_trends_tell_rate_and_projection(ruled):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from experiments import Untouched, again, git, make
 
 from autopilot.core.experiment import Experiment
 from autopilot.core.parameter import PathParameter
-from autopilot.core.records.record import Lesson, Manifest
+from autopilot.core.records.record import Lesson, Manifest, MetricsRecord
 from autopilot.errors import ExperimentError, LockHeldError
 from autopilot.git.commands import run_git
 from autopilot.git.locks import ExclusiveLock
@@ -18,8 +19,9 @@ from autopilot.git.repository import Repository
 from autopilot.git.worktrees import add_worktree
 from autopilot.testing import MemoryContract
 from autopilot.tracking import GitMemory, GitStore
+from autopilot.tracking.holding import fork
 from autopilot.tracking.layout import Layout
-from autopilot.tracking.memory import memory_of, memory_of_all, memory_to_change
+from autopilot.tracking.memory import lessons_before, memory_of, memory_of_all, memory_to_change
 from autopilot.tracking.notebook import Notebook
 
 
@@ -175,3 +177,95 @@ def test_a_repeated_run_learns_the_recorded_lesson_of_each_candidate(repository)
         memory.learn(Lesson(epoch=1, id=name, strategy=name, outcome="failed"))
     assert memory.kept() == recorded
     store.close()
+
+
+# --- lessons of earlier experiments --------------------------------------------------------------
+
+NEW = Manifest(slug="new", parameters={"any": "rules"}, patterns={"any": "*.txt"})
+ACCURACY = ("accuracy", "max")
+
+
+def before(demo, asked="all", new=NEW, metric=ACCURACY, strategies=()):
+    """The lessons that a new experiment takes, by experiment, and the sentences on them."""
+    repo = Repository.discover(demo.repo.workdir)
+    taken, line, said = lessons_before(repo, asked, new, metric, strategies)
+    return {each.experiment: each for each in taken}, [*filter(None, [line]), *said]
+
+
+def recorded(demo, slug, *lessons):
+    """An experiment as its records say, which has no commits of its epochs."""
+    fork(demo, 0, slug)
+    store = GitStore(slug, demo.repo.workdir, in_place=False)
+    judged = [MetricsRecord(id="0-val", split="val", metrics={}, verdict="baseline")]
+    for lesson in lessons:
+        verdict = "kept" if lesson.outcome == "kept" else "rejected"
+        own = {"epoch": lesson.epoch, "id": f"{lesson.epoch}-val", "split": "val", "metrics": {}}
+        judged += [MetricsRecord(verdict=verdict, **own)] if lesson.epoch else []
+    store.annotate(store.tip, [*(replace(x, monitor="accuracy") for x in judged), *lessons])
+
+
+def test_lessons_come_of_experiments_with_the_same_parameters_and_metric(demo):
+    how = dict.fromkeys(range(1, 121), "rejected") | {3: "kept"}
+    lessons = [Lesson(epoch=n, id=str(n), strategy="write", outcome=how[n]) for n in how]
+    recorded(demo, "long", *lessons)
+    with memory_to_change(demo.repo, "long") as memory:
+        memory.record("prune", "failed", reason="last year " + "x" * 400)
+        memory.block_strategy("rewrite", "audits read it")
+        memory.block_strategy("undone")
+        memory.unblock("undone")
+    found, said = before(demo)
+    assert set(found) == {"long", "demo"}
+    # Of those alike, the newest two, and the newest that was kept; of decisions, those that stand.
+    assert said == ["memory: 9 of 129 lessons of long, demo (--memory-from none: without)"]
+    long = found["long"]
+    assert (long.total, long.monitor) == (124, "accuracy")
+    assert long.tries == {"write": (120, 1), "prune": (1, 0)}
+    assert [(x.epoch, x.strategy, x.outcome, x.by_hand) for x in long.lessons] == [
+        (3, "write", "kept", False),
+        (119, "write", "rejected", False),
+        (120, "write", "rejected", False),
+        (120, "prune", "failed", True),
+        (120, "rewrite", "blocked", True),
+    ]
+    assert max(len(x.reason) for x in long.lessons) <= 160
+    assert not any(x.experiment for x in long.lessons)
+    # An optimizer that states its strategies has all of their counts, and no others.
+    assert before(demo, strategies=["prune", "new"])[0]["long"].tries == {"prune": (1, 0)}
+    assert before(demo, "none") == ({}, [])
+    assert (
+        before(demo, metric=("accuracy", "min")) == before(demo, metric=("f1", "max")) == ({}, [])
+    )
+    other = replace(NEW, patterns={})
+    assert before(demo, new=other) == ({}, [])
+    found, said = before(demo, "demo", other, ("f1", "max"))
+    assert set(found) == {"demo"} and said[1:] == [
+        "demo has other parameters: rules (*.txt)",
+        "demo has another metric: val accuracy (higher is better)",
+    ]
+
+
+def test_lessons_that_cannot_be_read_are_left_out_and_named(top, demo):
+    make(top, "odd", [({"a.txt": "x\n"}, 0.5)])
+    make(top, "lost", [({"a.txt": "x\n"}, 0.5)])
+    fork(demo, 0, "idle")  # it has no lessons
+    git(top, "update-ref", "-d", "refs/notes/autopilot/lost/experiment")
+    tip = git(top, "rev-parse", "autopilot/odd")
+    git(top, "notes", "--ref=autopilot/odd/memory", "add", "-f", "-m", '{"v":2,"epoch"', tip)
+    found, said = before(demo)
+    assert set(found) == {"demo"}
+    assert said[0].startswith("memory: 4 of 5 lessons of demo (")
+    assert said[1].startswith("without the lessons of lost: ")
+    assert said[2].startswith("left out of the lessons: refs/notes/autopilot/odd/memory on ")
+    assert before(demo, "idle") == ({}, ["idle has no lessons yet"])
+    with pytest.raises(ExperimentError, match="--memory-from nope: there is no experiment nope"):
+        before(demo, "nope")
+
+
+def test_of_many_experiments_the_newest_ones_teach(demo):
+    lesson = Lesson(epoch=0, id="0.1", strategy="s", outcome="failed", by_hand=True)
+    for number in range(11):
+        recorded(demo, f"f{number:02}", lesson)
+    found, said = before(demo)
+    assert list(found) == [f"f{number:02}" for number in range(10, 0, -1)]
+    assert said[0].startswith("memory: 10 lessons of f10, ")
+    assert "f01, without 2 older experiments (" in said[0]

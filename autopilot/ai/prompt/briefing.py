@@ -71,6 +71,7 @@ class Attempt:
         fixed: Category to the ids of the val items that passed then, and did not before.
         broken: The reverse.
         diff: Its unified diff; "" where it is not shown.
+        experiment: The earlier experiment that it is of; "": the present one.
     """
 
     epoch: int
@@ -82,6 +83,7 @@ class Attempt:
     fixed: Mapping[str, Sequence[str]] | None = None
     broken: Mapping[str, Sequence[str]] | None = None
     diff: str = ""
+    experiment: str = ""
 
     @property
     def title(self) -> str:
@@ -89,7 +91,8 @@ class Attempt:
         # "strategy: what I changed" is a usual summary.
         named = self.summary.removeprefix(f"{self.strategy}: ")
         named = ": ".join(dict.fromkeys(filter(None, [self.strategy, named])))
-        return f"epoch {self.epoch}, {one_line(named, 160) if named else 'unnamed'}"
+        where = f"in the earlier experiment {self.experiment}, " if self.experiment else ""
+        return f"{where}epoch {self.epoch}, {one_line(named, 160) if named else 'unnamed'}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

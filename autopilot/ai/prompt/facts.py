@@ -16,14 +16,14 @@ from typing import Any, Literal
 
 from autopilot.ai.prompt.briefing import Attempt, Brief, Editable
 from autopilot.core.experiment import Experiment
-from autopilot.core.figures import direction_words, figure, figures
+from autopilot.core.figures import better_by, direction_words, figure, figures
 from autopilot.core.fit import Fit
 from autopilot.core.gradient import Finding, Gradient, TextGradient
 from autopilot.core.memory import MemoryContext, Past
 from autopilot.core.module import Module
 from autopilot.core.noise import noise_sentence
 from autopilot.core.parameter import Parameter, PathParameter
-from autopilot.core.records.record import Lesson, Manifest, MetricsRecord
+from autopilot.core.records.record import Lesson, Manifest, MetricsRecord, Taken
 from autopilot.core.run import Run
 from autopilot.core.stopping import TARGET
 from autopilot.core.types import Datum, Noise
@@ -94,12 +94,12 @@ def brief(
         "failing": _uncovered(run.seen.failing, [gradient for _, gradient in feedback]),
         "passing": _uncovered(run.seen.passing, [gradient for _, gradient in feedback]),
         "passed": frozenset(run.seen.passed),
-        "attempts": attempts(past, _given(run)),
+        "attempts": [*_earlier(experiment.memory.taken), *attempts(past, _given(run))],
         "left": "\n".join(line for line in told if line not in target),
         "wishes": run.wishes,
     }
     if experiment.is_open:
-        facts["earlier"] = [_by_hand(lesson) for lesson in experiment.memory.by_hand()]
+        facts["earlier"] = [*_by_hand(experiment.memory.by_hand(), experiment.memory.taken)]
     if isinstance(run, Fit):
         facts["score"] = [*_score(run, past), *target]
     return Brief(**facts)
@@ -125,7 +125,8 @@ def recorded_brief(notebook: Notebook) -> Brief:
         parameters=[Editable(name=n, files=((p, ""),)) for n, p in manifest.parameters.items()],
         score=[*_values(records, notebook.noise)] if records else [],
         feedback=[("", TextGradient.of(found))] if found else [],
-        attempts=attempts(notebook),
+        attempts=[*_earlier(manifest.taken), *attempts(notebook)],
+        earlier=[*_by_hand((), manifest.taken)],
     )
 
 
@@ -373,8 +374,22 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(each)
 
 
-def _by_hand(lesson: Lesson) -> str:
-    what = ": ".join(filter(None, (lesson.strategy or "unnamed", lesson.summary)))
-    return f"noted by the user: {what} ({lesson.outcome})" + (
-        f": {lesson.reason}" if lesson.reason else ""
-    )
+def _earlier(taken: Sequence[Taken]) -> Iterator[Attempt]:
+    """The lessons of earlier experiments, but those of people; not the reasons, which quote."""
+    pairs = ((each, x) for each in taken[::-1] for x in each.lessons if not x.by_hand)
+    for each, lesson in pairs:
+        is_kept, how = lesson.outcome == "kept", [f"it was {lesson.outcome}"]
+        facts: dict[str, Any] = {"strategy": lesson.strategy, "summary": lesson.summary}
+        if (value := lesson.value) is not None and lesson.delta is not None:
+            before = better_by(value, -lesson.delta, lesson.mode)
+            facts["change"] = f"{each.monitor} {' -> '.join(figures(before, value))}"
+        facts["why"] = how if lesson.outcome not in ("kept", "rejected") else []
+        yield Attempt(epoch=lesson.epoch, kept=is_kept, experiment=each.experiment, **facts)
+
+
+def _by_hand(own: Sequence[Lesson], taken: Sequence[Taken]) -> Iterator[str]:
+    pairs = [(f" in {each.experiment}", x) for each in taken[::-1] for x in each.lessons]
+    for where, lesson in [*(pair for pair in pairs if pair[1].by_hand), *(("", x) for x in own)]:
+        what = ": ".join(filter(None, (lesson.strategy or "unnamed", lesson.summary)))
+        why = f": {lesson.reason}" if lesson.reason else ""
+        yield f"noted by the user{where}: {what} ({lesson.outcome}){why}"

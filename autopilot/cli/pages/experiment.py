@@ -87,6 +87,7 @@ def page(notebook: Notebook) -> list[str]:
         "seed": str(manifest.seed),
         "base": f"{manifest.base[:7]} ({manifest.base_branch})",
         "forked from": ", merged with ".join(sources).replace("@", ", epoch "),
+        "lessons of": ", ".join(f"{x.experiment} ({len(x.lessons)})" for x in manifest.taken),
         "parameters": pairs(manifest.parameters),
         "versions": pairs(manifest.versions),
         "result": _result(summary) if summary.monitor else notebook.unjudged,

@@ -86,6 +86,7 @@ class Manifest(Record):
         spaces: Name of a number or choice to its space, as `--tune` writes it.
         by_hand: Whether its steps are the edits of a person, or of an agent at work.
         steerable: Whether its optimizer reads what people say.
+        taken: The lessons of earlier experiments that it began with, the newest one's first.
     """
 
     kind: ClassVar[str] = "experiment"
@@ -111,6 +112,7 @@ class Manifest(Record):
     spaces: Mapping[str, str] = field(default_factory=dict)
     by_hand: bool = False
     steerable: bool = True
+    taken: tuple[Taken, ...] = ()
 
     @property
     def title(self) -> str:
@@ -450,6 +452,33 @@ class Lesson(Record):
     def nodes(self) -> list[str]:
         """The modules, one name each."""
         return names_in(self.node)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """The lessons of an earlier experiment, as another one took them over when it began.
+
+    They are copies: what becomes of the earlier experiment does not matter.
+
+    Args:
+        experiment: Its name.
+        notes: The commit of its memory notes.
+        monitor: The metric that decided there.
+        total: How many lessons it had.
+        tries: Strategy to how often it was tried, and how often it was kept then.
+        lessons: Some of its lessons, oldest first, without its name and with short texts.
+    """
+
+    experiment: str
+    notes: str = ""
+    monitor: str = ""
+    total: int = 0
+    tries: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    lessons: tuple[Lesson, ...] = ()
+
+    def named(self) -> list[Lesson]:
+        """The lessons with its name."""
+        return [replace(lesson, experiment=self.experiment) for lesson in self.lessons]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
