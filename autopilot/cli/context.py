@@ -205,11 +205,11 @@ class Context:
 
     def notebook(self, slug: str | None) -> Notebook:
         """An experiment by its full slug; without one the newest."""
-        from autopilot.tracking.finding import latest
+        from autopilot.tracking.finding import check_whole, latest
         from autopilot.tracking.notebook import Notebook
 
         repo = self.repository()
-        return Notebook(repo, slug or latest(repo, self.project))
+        return check_whole(Notebook(repo, slug or latest(repo, self.project)))
 
     def full_slug(self, slug: str) -> str:
         """The slug with its project in front, if there is one."""

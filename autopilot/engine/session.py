@@ -49,6 +49,7 @@ from autopilot.sandbox.confinement import guard_of
 from autopilot.sandbox.environment import differing, told_apart
 from autopilot.sandbox.workspace import candidates_of, open_workspace, undone_on_failure
 from autopilot.tracking.checkout import drop_bytecode
+from autopilot.tracking.finding import check_whole
 from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.holding import unnoted
 from autopilot.tracking.layout import Layout, hold
@@ -151,7 +152,7 @@ class Session:
             AutopilotError: it cannot be resumed; nothing was changed.
         """
         user = Repository.discover(folder)
-        notebook = Notebook(user, slug)
+        notebook = check_whole(Notebook(user, slug))
         notebook.need(Event)
         manifest = notebook.manifest
         if not manifest.target:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 
 from autopilot.errors import GitCommandError, RemoteError, RepositoryError, remedy
 from autopilot.git.commands import HOOK, CommandResult, last_line, run_git, variable
-from autopilot.git.commits import first_parent_log
+from autopilot.git.commits import read_commit
+from autopilot.git.objects import has_object
 from autopilot.git.refs import list_refs
 from autopilot.git.repository import Repository
 
@@ -315,9 +316,17 @@ def is_shallow(repo: Repository) -> bool:
 
 
 def reaches(repo: Repository, tip: str, first: str) -> bool:
-    """Whether a commit and all that lead to it from a tip, along first parents, are here."""
+    """Whether a commit and all that lead to it from a tip, along all parents, are here."""
+    waiting, known = [tip], set[str]()
     try:
-        return any(commit.id == first for commit in first_parent_log(repo, tip))
+        while waiting:
+            if (oid := waiting.pop()) not in known:
+                known.add(oid)
+                parents = read_commit(repo, oid).parents if oid != first else ()
+                if not parents and oid != first:
+                    return False  # history is cut off here
+                waiting += parents
+        return first in known and has_object(repo, first)
     except RepositoryError:
         return False
 

@@ -121,7 +121,7 @@ def candidate_of(notebook: Notebook, epoch: int, number: int) -> Epoch:
 def named_candidate(notebook: Notebook, name: str) -> Epoch | None:
     """The candidate of a tag or of a commit, as which its epoch is read from now on; else None."""
     epoch, candidate = state_of_tag(f"/{name}") or (None, None)
-    if epoch is None and not name.isdigit():
+    if epoch is None and not (name.isdigit() and len(name) < 7):
         with contextlib.suppress(RepositoryError):
             text = commits.read_commit(notebook.repo, notebook.repo.resolve(name)).message
             if trailer(text, STEP) and trailer(text, EXPERIMENT) == notebook.slug:

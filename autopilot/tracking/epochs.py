@@ -163,8 +163,10 @@ def read_index(
         with looking(is_on=False):  # all records are too much to be kept
             found.take(pair for kind in INDEXED for pair in journal.read(kind, line))
     found.tips = tips
-    # Lines that cannot be read are named by each reader, who has to meet them for that.
-    if any(named.startswith(layout.notes("")) for named in repo.damaged):
+    # Lines that cannot be read are named by each reader, who has to meet them for that. And a
+    # shallow clone may lack the beginning, which a later fetch brings.
+    is_cut = is_new and journal.start() not in (None, found.start)
+    if is_cut or any(named.startswith(layout.notes("")) for named in repo.damaged):
         return found
     # Who looks again and again writes it once.
     is_new |= found.add_rule(block_after)

@@ -61,6 +61,23 @@ def find(repo: Repository, name: str | None, project: str | None = None) -> Foun
     return FoundExperiment(notebook, where, deepened)
 
 
+def check_whole(notebook: Notebook) -> Notebook:
+    """The same experiment, unless a shallow clone lacks a part of its history.
+
+    Raises:
+        RepositoryError: it does; the hint is the command to type.
+    """
+    repo, branch = notebook.repo, notebook.layout.branch_name
+    if remotes.is_shallow(repo):
+        first = notebook.manifest.base or notebook.start
+        if not remotes.reaches(repo, notebook.tip, first):
+            raise RepositoryError(
+                f"this clone is shallow: it lacks commits of {branch} after {first[:7]}",
+                hint=f"git fetch --unshallow, or: autopilot fetch {notebook.slug}",
+            )
+    return notebook
+
+
 def _named(repo: Repository, name: str | None, project: str | None) -> tuple[str, str, str]:
     """Slug, ref and commit."""
     abroad = _abroad(repo)

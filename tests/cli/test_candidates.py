@@ -201,6 +201,26 @@ def test_states_that_stay_are_named_as_epochs_are(place: Place, tmp_path: Path) 
     assert git("ls-remote", "origin", "refs/tags/*").count("^{}") == len(there)
     place.call("replay", "demo", "--epochs", "0")
     git("fsck", "--strict")
+
+    # A shallow clone with refs as plain git brings them names what it lacks, and goes on with it.
+    git("push", "--quiet", "origin", "main")
+    clone, url = tmp_path / "clone", (tmp_path / "origin.git").as_uri()
+    git("clone", "--quiet", "--depth=1", "--branch=main", url, str(clone))
+    parts = [f"+refs/{name}/*:refs/{name}/*" for name in ("notes", "tags", "heads/autopilot")]
+    git("fetch", "--quiet", "--depth=2", "origin", *parts, cwd=clone)
+    says = "error: this clone is shallow: it lacks commits of autopilot/demo after"
+    for command in ("log", "show", "resume", "bisect", "distill"):
+        more = ("--item", "a") if command == "bisect" else ()
+        done = place.autopilot(command, "demo", *more, cwd=clone)
+        assert done.code == 1 and done.error.startswith(says), done
+        assert done.hint.strip() == "hint: git fetch --unshallow, or: autopilot fetch demo", done
+    assert place.autopilot("status", cwd=clone).code == 0
+    git("fetch", "--quiet", "--unshallow", cwd=clone)
+    for command in ("status", "log"):
+        there = place.run(command, "--json", cwd=clone).document
+        here = place.run(command, "--json").document
+        name = "experiments" if command == "status" else "log"
+        assert there[name] == here[name]
     place.call("experiment", "delete", "demo", "--yes")
     assert git("for-each-ref", "refs/tags", "refs/notes", "refs/autopilot") == ""
 
