@@ -273,6 +273,10 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
         output.line(f"go on: autopilot resume {slug}{more}")
         return
     output.line(f"stopped: {result.stop_reason}. {counts}")
+    if result.cost.saved:
+        gates = [name for name in ("--screen", "--race") if name in session.options.words()]
+        items = counted(result.cost.saved, "val item")
+        output.line(f"stopped: {items} not measured, by {' and '.join(gates)}")
     _tell_spending(output, session)
     monitor = session.trainer.monitor
     best = f"best: epoch {result.best_epoch}"

@@ -96,7 +96,8 @@ class Evaluator:
             self.experiment.positions.at(position)
             if position.split == "train":
                 graph.attach(self.module, batch, data)
-        if not position.repeat:
+        is_screen = position.split == "train" and not graph.is_grad_enabled()
+        if not (position.repeat or is_screen):
             self.failures.add(position.split, data)
             self.given.add(position.split, data, batch)
         return data
@@ -140,8 +141,7 @@ class Evaluator:
         finally:
             run.line = before
             self.experiment.positions.at(position)
-        seconds = time.perf_counter() - started
-        self._remember(position, batch, data, seconds)
+        self._remember(position, batch, data, time.perf_counter() - started)
         return data
 
     def forget(self) -> None:

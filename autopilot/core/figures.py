@@ -235,6 +235,8 @@ def costs(cost: Cost) -> str:
     parts = [f"{cost.evaluations:,} evaluations" if cost.evaluations != 1 else "1 evaluation"]
     if cost.known:
         parts.append(f"{cost.known:,} known")
+    if cost.saved:
+        parts.append(f"{cost.saved:,} not measured")
     if cost.tokens:
         parts.append(f"{cost.tokens:,} tokens")
     if cost.cost_usd:

@@ -286,7 +286,8 @@ def measure_once(
     if facts.known:
         run.note(known_sentence(facts, measured.means.items))
     measured.known = facts.known
-    run.meter.add(Cost(evaluations=measured.means.items - facts.known, known=facts.known))
+    saved = race.saved if race is not None else 0
+    run.meter.add(Cost(measured.means.items - facts.known, known=facts.known, saved=saved))
     if race is not None and race.stopped is not None:
         run.metrics[split] = {}
     elif not repeat:

@@ -145,8 +145,8 @@ class CheapGates:
         failing = sum(place in failed for place in chosen)
         which = f"{len(chosen)} train items ({failing} that failed)"
         reason = f"screened on {which}: {said}; val was not measured"
-        saved = {"screened": len(experiment.best_items)}
-        return KnownState(None, {}, "screened", (reason,), saved)
+        run.meter.add(Cost(saved=len(experiment.best_items)))
+        return KnownState(None, {}, "screened", (reason,))
 
     def race_of(self, run: Run, seed: int, mode: str) -> Race | None:
         """The race of an epoch's val split; None where all of it is measured."""
@@ -210,6 +210,7 @@ class Race:
 
     Attributes:
         stopped: The rejection, once it is stopped.
+        saved: How many items were not measured.
     """
 
     def __init__(
@@ -219,6 +220,7 @@ class Race:
         self._seed, self._epoch = seed, epoch
         self._results, self._looks, self._size = dict[int, Datum](), 0, 0
         self.stopped: KnownState | None = None
+        self.saved = 0
 
     def order(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches in the order of the race; the last one of each block is said to be the last.
@@ -245,9 +247,9 @@ class Race:
             self._looks = looks
             why = self._hopeless(items)
             if why:
+                left = self._size - len(items)
                 reason = f"stopped at {len(items)} of {self._size} val items: {why}"
-                saved = {"raced": self._size - len(items)}
-                self.stopped = KnownState(None, {}, "raced", (reason,), saved)
+                self.stopped, self.saved = KnownState(None, {}, "raced", (reason,)), left
 
     def results(self) -> Iterator[Datum]:
         """The results in the order of the split."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from importlib import import_module
@@ -201,11 +201,8 @@ class Trainer(RunView):
             no_train = split_notes(loaders) if train is None else ()
             for note in (*leakage_notes(loaders), *imported_once(module), *no_train):
                 _LOG.warning("%s", note)
-        self.prepare(module)
+        self.prepare(module, setup.policy, {"train": train, "val": val})
         check_window(module.accumulate_grad_batches)
-        accumulate = self.accumulate_grad_batches or module.accumulate_grad_batches
-        loaders = {"train": train, "val": val}
-        self.loop.gates.check(setup.policy, self.monitored, loaders, accumulate, self.repeat)
         self.run = fit = Fit(
             self,
             self.run.hooks,
@@ -215,7 +212,7 @@ class Trainer(RunView):
             train,
             val,
             max_epochs=max_epochs,
-            accumulate=accumulate,
+            accumulate=self.accumulate_grad_batches or module.accumulate_grad_batches,
             with_noise=self.measure_noise,
         )
         try:
@@ -462,11 +459,20 @@ class Trainer(RunView):
 
     # --- getting ready -------------------------------------------------------------------------
 
-    def prepare(self, module: AutoPilotModule) -> None:
+    def prepare(
+        self,
+        module: AutoPilotModule,
+        policy: Policy | None = None,
+        loaders: Mapping[str, Iterable[Any] | None] = {},  # never changed
+    ) -> None:
         """Finds out what decides, and which callbacks listen; evaluates nothing.
 
+        Args:
+            policy: That of a fit, whose loop may not go with it, or with the loaders of the splits.
+
         Raises:
-            UsageError: no direction is stated, or a callback has a method that is never called.
+            UsageError: no direction is stated, a callback has a method that is never called, or as
+                `CheapGates.check`.
         """
         name_parameters(module)
         run = self.run
@@ -482,6 +488,9 @@ class Trainer(RunView):
         self.mode = direction_of(self.monitor, self._mode, module.mode, stated)
         given = module.failed_value if self._failed_value is None else self._failed_value
         self.failed_value = worst_value(given, self.monitored, self.item_metric)
+        if policy is not None:
+            steps = self.accumulate_grad_batches or module.accumulate_grad_batches
+            self.loop.gates.check(policy, self.monitored, loaders, steps, self.repeat)
         self.experiment.monitored = self.monitored
         self.experiment.objectives = directed(objectives, self.monitor, self.mode, stated)
         if self._executor is not None and self.experiment.machines is None:

@@ -258,6 +258,7 @@ class Cost:
         cost_usd: Dollars.
         seconds: Wall clock.
         known: Items whose results an earlier experiment had measured: no evaluations.
+        saved: Val items that were not measured, since a screen or a race had rejected the state.
     """
 
     evaluations: int = 0
@@ -265,6 +266,7 @@ class Cost:
     cost_usd: float = 0.0
     seconds: float = 0.0
     known: int = 0
+    saved: int = 0
 
     def since(self, before: Cost) -> Cost:
         """The part of it that came after an earlier total."""
@@ -274,6 +276,7 @@ class Cost:
             self.cost_usd - before.cost_usd,
             self.seconds - before.seconds,
             self.known - before.known,
+            self.saved - before.saved,
         )
 
     def __add__(self, other: Cost) -> Cost:
@@ -283,6 +286,7 @@ class Cost:
             self.cost_usd + other.cost_usd,
             self.seconds + other.seconds,
             self.known + other.known,
+            self.saved + other.saved,
         )
 
 

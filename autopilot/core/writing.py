@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -138,7 +137,6 @@ def val_record(
         unmeasured=unmeasured_in(view.items),
         noise=history.noise if view.epoch == 0 else None,
         memorized=decision.memorized,
-        saved=known.saved if known else {},
     )
 
 
@@ -151,12 +149,8 @@ def of_search(record: MetricsRecord, attempt: Draft, tried: Sequence[Draft] = ()
     assert attempt.side is not None, "a candidate has a side"
     sides = [each.side for each in (tried or [attempt]) if each.side]
     merges = [side.second for side in sides if side.second]
-    saved = Counter(record.saved if not tried else {})
-    for each in tried:
-        saved.update(each.known.saved if each.known else {})
     return replace(
         record,
-        saved=dict(saved),
         candidate=attempt.side.number,
         revisions=tuple(each.revision if each.changed else "" for each in tried),
         stay=tuple(number for number, each in enumerate(tried, 1) if each.stays),

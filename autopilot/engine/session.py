@@ -237,7 +237,7 @@ class Session:
         heard = [*conditions, *callbacks, Upkeep(bench, self.child), *self._ahead]
         self.trainer = bench.trainer(experiment, options, heard)
         with users_code(manifest.target):
-            self.trainer.prepare(self.module)
+            self.trainer.prepare(self.module, self.setup.policy, loaders)
         self.notes += bench.take_lessons(self.trainer, self.setup.optimizer) if is_new else []
         bench.hire(options, experiment, is_checked=not self.child.is_first)
         experiment.guard = guard_of(workspace, self.slug, bench.scopes, self.inputs, self.store)

@@ -137,6 +137,7 @@ class Rerun(replay.Replay):
         for what, recorded, found in (
             ("verdict", record.verdict, now.verdict),
             ("best epoch", record.best_epoch, now.best_epoch),
+            ("val items not measured", record.cost.saved, now.cost.saved),
         ):
             if recorded != found:
                 differences.append(Difference(number, what, recorded, found))

@@ -389,8 +389,8 @@ def _forks(repo: Repository, slug: str) -> Iterator[tuple[str, int]]:
                 yield other, number
 
 
-def _cost(cost: Cost) -> list[float]:
-    return [cost.evaluations, cost.tokens, round(cost.cost_usd, 6), round(cost.seconds, 3)]
+def _cost(of: Cost) -> list[float]:
+    return [of.evaluations, of.tokens, round(of.cost_usd, 6), round(of.seconds, 3), of.saved]
 
 
 def _short(value: float | None) -> float | None:

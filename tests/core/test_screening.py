@@ -144,7 +144,7 @@ def test_a_state_that_is_no_better_on_train_items_is_rejected_without_val():
     # Once in each of two epochs: beside another best state, it is looked at again.
     assert len(evaluated(module, "6 20", "t")) == 16 and not evaluated(module, "6 20", "v")
     assert [dict(r.metrics) for r in (records[1], records[2])] == [{}, {}]
-    assert [dict(r.saved) for r in records[1:4]] == [{"screened": 30}, {}, {}]
+    assert [r.cost.saved for r in records[1:4]] == [30, 0, 0] and records[-1].spent.saved == 90
     assert [r.cost.evaluations for r in records[1:4]] == [12 + 8, 12, 12 + 8 + 30]
     assert records[2].reasons == ("the same state as epoch 1 (rejected), not evaluated again",)
     # Of those that failed, all are among the eight: the state was made for them.
@@ -180,11 +180,11 @@ def test_a_race_is_stopped_where_the_best_is_out_of_reach():
     seen = evaluated(module, "9 0", "v")
     (trace,) = [t for _, t in experiment.store.records(TraceRecord) if t.epoch == 1]
     assert 3 <= len(seen) < 30 and {item.id for item in trace.data()} == set(seen)
-    assert (dict(lost.saved), lost.cost.evaluations) == ({"raced": 30 - len(seen)}, 12 + len(seen))
+    assert (lost.cost.saved, lost.cost.evaluations) == (30 - len(seen), 12 + len(seen))
     assert lost.reasons[0].startswith(f"stopped at {len(seen)} of 30 val items: accuracy ")
     assert lost.reasons[0].endswith("; if all others passed, it would be no better than the best")
     # One that is kept has all items, in the order of the split.
-    assert (kept.outcome, kept.metrics["accuracy"], kept.saved) == ("kept", 16 / 30, {})
+    assert (kept.outcome, kept.metrics["accuracy"], kept.cost.saved) == ("kept", 16 / 30, 0)
     (trace,) = [t for _, t in experiment.store.records(TraceRecord) if t.epoch == 2]
     assert [item.id for item in trace.data()] == [f"v{at}" for at in range(30)]
     # Of graded items nobody knows how good the others may be: chance decides.
@@ -230,8 +230,8 @@ def test_each_candidate_is_screened_and_raced_for_itself():
     epoch = experiment.record_of(1)
     assert (epoch.candidate, epoch.stay) == (4, ())
     left = 30 - len(evaluated(module, "9 0", "v"))
-    assert dict(epoch.saved) == {"screened": 30, "raced": left} and left > 0
-    assert (own[1].saved, own[2].saved, own[4].saved) == ({"screened": 30}, {"raced": left}, {})
+    assert epoch.cost.saved == 30 + left and left > 0
+    assert [r.cost.saved for _, r in sorted(own.items())] == [30, left, 0, 0]
 
 
 class Interrupted(Known):
@@ -251,7 +251,7 @@ def test_what_is_interrupted_goes_on_where_it_was(at):
     states = ["6 20", "9 0", "9 18"]
 
     def story(experiment):
-        texts = [(r.outcome, r.reasons, dict(r.metrics), r.saved) for r in experiment.history]
+        texts = [(r.outcome, r.reasons, dict(r.metrics), r.cost.saved) for r in experiment.history]
         return texts, [t.items for _, t in experiment.store.records(TraceRecord)]
 
     whole, reference = fitted(3, CheapGates(8, race=True), states=states)

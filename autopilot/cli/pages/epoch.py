@@ -292,6 +292,8 @@ def commit_cell(record: MetricsRecord, revision: str) -> str:
     if record.verdict != "rejected":
         return commit
     odd = f" ({record.outcome})" if record.outcome in ODD_OUTCOMES else ""
+    if record.is_stopped:  # "stopped at 24 of 120 val items"
+        odd = f" ({record.reasons[0].partition(':')[0]})"
     if any(reason.startswith("indecisive") for reason in record.reasons):
         odd = " (indecisive)"
     is_back = revision and not record.is_candidate

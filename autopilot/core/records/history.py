@@ -27,14 +27,12 @@ class KnownState:
     Args:
         epoch: That epoch; None: a person refused the state, and nothing measured it.
         outcome: The outcome of the new epoch that came to this state.
-        saved: Val items that were not measured, if the measurement was stopped: see MetricsRecord.
     """
 
     epoch: int | None
     metrics: Mapping[str, float]
     outcome: EpochOutcome
     reasons: tuple[str, ...]
-    saved: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_judged(self) -> bool:

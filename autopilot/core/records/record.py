@@ -287,8 +287,6 @@ class MetricsRecord(Record):
         objectives: Of the baseline: the objectives of the search, each with "max" or "min".
         merged_with: The name of the second state of a merge, which the first candidate of its epoch
             is; the epoch's own record has it too.
-        saved: How many val items were not measured: of candidates that were "screened", and of
-            those that were stopped when they could not reach the best any more, "raced".
     """
 
     kind: ClassVar[str] = "metrics"
@@ -327,7 +325,6 @@ class MetricsRecord(Record):
     origins: tuple[str, ...] = ()
     better: tuple[int, ...] = ()
     objectives: Mapping[str, str] = field(default_factory=dict)
-    saved: Mapping[str, int] = field(default_factory=dict)
     merged_with: str = ""
 
     @property

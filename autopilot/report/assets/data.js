@@ -148,7 +148,7 @@ function label(epoch) {
 
 /** Why an epoch was rejected, if not for its score. */
 function odd(epoch) {
-  return ["unchanged", "repeated", "failed"].includes(epoch.outcome) ? ` (${epoch.outcome})` : "";
+  return ["unchanged", "repeated", "failed", "screened", "raced"].includes(epoch.outcome) ? ` (${epoch.outcome})` : "";
 }
 
 function better(delta, mode) {

@@ -64,8 +64,9 @@ function seconds(value) {
 }
 
 function costs(cost) {
-  const [evaluations, tokens, usd, time] = cost;
+  const [evaluations, tokens, usd, time, saved] = cost;
   const parts = [counted(evaluations, "evaluation")];
+  if (saved) parts.push(`${grouped(saved)} not measured`);
   if (tokens) parts.push(`${grouped(tokens)} tokens`);
   if (usd) parts.push(dollars(usd));
   parts.push(seconds(time));
