@@ -9,8 +9,9 @@ from autopilot.core.loss import Loss
 from autopilot.core.module import AutoPilotModule, Module
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
+from autopilot.core.records.record import LlmRecord
 from autopilot.core.run import current_run
-from autopilot.core.stopping import Budget, EarlyStopping, Plateau
+from autopilot.core.stopping import Budget, EarlyStopping, Plateau, ledger_of
 from autopilot.core.store import InMemoryStore
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Cost, Datum
@@ -299,3 +300,12 @@ def test_two_budgets_hold_together_whichever_is_the_smaller():
             asked.clear()
             Trainer(budgets).fit(Asked(*UP), max_epochs=1)
             assert bool(asked) == bool(count)
+
+
+def test_after_a_kill_an_epoch_costs_what_was_called_outside_of_its_steps():
+    store = InMemoryStore("demo")
+    for step, tokens in ((0, 30), (1, 500)):
+        store.note_call(LlmRecord(epoch=1, id=f"k{step}", step=step, cost=Cost(tokens=tokens)))
+    ledger = ledger_of(Experiment(store), [])
+    assert ledger.take_epoch() == Cost(tokens=30)
+    assert ledger.total().tokens == 530

@@ -52,14 +52,6 @@ def test_a_pointer_that_was_changed_is_put_back(worktree, tmp_path):
         assert pointer.read_bytes() == before
 
 
-def test_a_worktree_that_was_closed_is_open_to_its_owner(worktree, tmp_path):
-    private, here = PrivateGit(worktree, tmp_path / "private"), worktree.workdir
-    private.enter()
-    here.chmod(0o055)
-    assert private.leave() == []
-    assert here.stat().st_mode & 0o777 == 0o755
-
-
 def test_the_private_folder_is_made_anew_for_each_step_and_goes(worktree, tmp_path):
     private, here = PrivateGit(worktree, tmp_path / "private"), worktree.workdir
     # A killed step left one: nothing of it is taken over.
@@ -67,9 +59,9 @@ def test_the_private_folder_is_made_anew_for_each_step_and_goes(worktree, tmp_pa
     (tmp_path / "private" / "hooks" / "pre-commit").write_text("evil")
     private.enter()
     assert not (tmp_path / "private" / "hooks" / "pre-commit").exists()
-    here.chmod(0o500)  # the agent makes the worktree one that cannot be written
+    here.chmod(0o505)  # the agent makes the worktree one that cannot be written
     assert private.leave() == []
-    assert here.stat().st_mode & 0o777 == 0o700
+    assert here.stat().st_mode & 0o777 == 0o705
     private.remove()
     assert not (tmp_path / "private").exists()
     assert git(here, "status", "--porcelain") == ""
@@ -103,3 +95,14 @@ def test_what_an_agent_does_to_the_users_folder_is_put_back(repository, worktree
     assert branches == ["main", "mine", "other", "topic"]
     assert (common / "autopilot/undone/a/hooks/pre-commit").read_text() == "evil"
     assert Repository.discover(top).head_name() == "topic"
+
+
+def test_a_head_that_no_command_of_git_wrote_is_put_back(repository, worktree):
+    folder, head = GitFolder(repository, worktree, "a"), repository.common_dir / "HEAD"
+    folder.look()
+    before = head.read_bytes()
+    head.write_text("ref: refs/heads/elsewhere\n")
+    assert folder.put_back() == [
+        "changed HEAD of the git folder: put back (it is in .git/autopilot/undone/a)"
+    ]
+    assert head.read_bytes() == before
