@@ -71,6 +71,7 @@ class EpochLoop(Loop):
         val = self.validate(fit)
         fit.check_baseline(val)
         reasons = ("measured before anything changed", *fit.measure_noise(val))
+        reasons += val.moving(fit.experiment.objectives)
         fit.experiment.on_validation_complete({"val": val.items}, val.results)
         self.conclude(fit, Decision("baseline", reasons))
 

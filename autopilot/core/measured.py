@@ -180,6 +180,13 @@ class Measured:
         low, high = figures(min(values), max(values))
         return f"{len(values)} measurements: {monitor} {low} to {high}"
 
+    def moving(self, objectives: Iterable[str]) -> tuple[str, ...]:
+        """A sentence on objectives that differ from measurement to measurement; none if none do."""
+        first, *others = (measured.compute() for measured in (*self.passes, *self.beside))
+        each = [n for n in objectives if any(other.get(n) != first.get(n) for other in others)]
+        said = f"{', '.join(each)}: two measurements of the baseline differ"
+        return (f"{said}, so a state may be on the frontier by chance",) if each else ()
+
     def noise(self, monitored: Monitored) -> Noise:
         """How far the measurements differ."""
         found = compare(self.results, monitored, len(self.passes))

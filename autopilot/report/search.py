@@ -17,7 +17,7 @@ from autopilot.tracking.notebook import Notebook
 # Each is read with its results: of more, a report draws none, and `log --frontier` has them.
 STATES_AT_MOST = 500
 CANDIDATE = (
-    *("epoch", "number", "leads", "from", "verdict", "value"),
+    *("epoch", "number", "leads", "from", "second", "verdict", "value"),
     *("strategy", "summary", "reason"),
 )
 STATE = ("name", "epoch", "value", "objectives", "items", "undominated")
@@ -103,7 +103,9 @@ def _candidates(notebook: Notebook, detailed: Collection[int]) -> Iterator[list[
             texts = (own.strategy, own.summary, *own.reasons[:1]) if own else ()
             texts = texts if revision else ("", "", "it changed nothing")
             yield [
-                *(epoch.number, number, is_best, origin, verdict),
+                *(epoch.number, number, is_best, origin),
+                # The first candidate may be a merge of two states.
+                *(record.merged_with if number == 1 else "", verdict),
                 own and own.metrics.get(own.monitor),
                 *(clipped(text, _TEXT) for text in (*texts, "", "", "")[:3]),
             ]

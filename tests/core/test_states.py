@@ -59,11 +59,11 @@ class Speed(AutoPilotModule):
         return DataLoader([{"id": at, "at": at} for at in "xy"], 2)
 
 
-def fitted(objectives=(), module=None, keep=None, before=None):
+def fitted(objectives=(), module=None, keep=None, before=None, measure_noise=False):
     experiment = Experiment(InMemoryStore())
     experiment.measured_before = before
     loop = SearchLoop(3, 1, selection("frontier"), keep, objectives)
-    trainer = Trainer(experiment=experiment, loop=loop, measure_noise=False)
+    trainer = Trainer(experiment=experiment, loop=loop, measure_noise=measure_noise)
     trainer.fit(module or Speed(), max_epochs=1)
     return experiment, loop, trainer
 
@@ -92,6 +92,14 @@ def test_a_state_that_is_good_at_an_objective_alone_stays_and_is_no_best_state()
         ("epoch-0001-c1", 0.5, {"accuracy": 0.5, "seconds": 3.0}, 1, True),
         ("epoch-0001-c2", 0.0, {"accuracy": 0.0, "seconds": 1.0}, 0, True),
     ]
+
+
+@pytest.mark.parametrize("is_noisy", [False, True])
+def test_the_baseline_says_that_an_objective_is_noisy(is_noisy):
+    goals = ("accuracy", "seconds:min")
+    experiment, *_ = fitted(goals, Speed([0.0, 0.5 * is_noisy]), measure_noise=True)
+    says = "seconds: two measurements of the baseline differ, so a state may be on the frontier"
+    assert any(reason.startswith(says) for reason in experiment.record_of(0).reasons) == is_noisy
 
 
 def test_of_several_that_are_undominated_the_best_by_the_monitor_stay():

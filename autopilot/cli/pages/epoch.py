@@ -56,7 +56,7 @@ def lines(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
     lines.append(f"Epoch:    {epoch.number} of {notebook.slug}, {_verdict(epoch)}")
     if record.origin:
         of = f"{record.candidate} of {record.candidates}" if record.candidates else record.candidate
-        lines.append(f"Made:     candidate {of}, from {record.origin}")
+        lines.append(f"Made:     candidate {of}, from {' and '.join(record.parents)}")
     lines.append(f"Date:     {git_date(commit.time_s)}")
     if epoch.record.strategy:
         lines.append(f"Strategy: {one_line(epoch.record.strategy, 1000)}")

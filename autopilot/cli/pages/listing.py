@@ -87,7 +87,8 @@ def table(notebook: Notebook, epochs: Sequence[Epoch], width: int | None) -> lis
     deltas = [signed(epoch.delta, of=epoch.before) for epoch in epochs]
     value_width, delta_width = (max(map(len, cells), default=0) for cells in (values, deltas))
     columns = ["epoch", f"val {monitor}{lower_note(mode)}", *[f"val {name}" for name in others]]
-    columns += ["best", "verdict", "strategy", "commit"]
+    made = ["from"] * any(epoch.record.is_candidate for epoch in epochs)
+    columns += ["best", "verdict", *made, "strategy", "commit"]
     right = ["epoch", "best", *[f"val {name}" for name in others]]
     rows = [
         [
@@ -96,6 +97,7 @@ def table(notebook: Notebook, epochs: Sequence[Epoch], width: int | None) -> lis
             *[figure(epoch.metrics["val"].get(name)) for name in others],
             best,
             epoch.verdict,
+            *[" and ".join(epoch.record.parents) for _ in made],
             shorten(tried(epoch.record, before(epoch)), None),
             commit_cell(
                 epoch.record,

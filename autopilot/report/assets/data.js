@@ -125,6 +125,11 @@ function renew(data) {
   chosen.experiment = experiments[chosen.experiment.index];
 }
 
+/** The states that a candidate was made from: of a merge, two. */
+function parents(candidate) {
+  return [candidate.from, candidate.second].filter(Boolean).map(stateWords).join(" and ");
+}
+
 function candidateLabel(candidate) {
   const what = candidate.strategy || candidate.summary;
   const kept = candidate.verdict === "beside" ? "kept beside the best" : candidate.verdict;
@@ -133,7 +138,7 @@ function candidateLabel(candidate) {
     `${kept} · ${number(candidate.value)}`,
     candidate.summary === what ? "" : candidate.summary,
     candidate.reason,
-    `started from ${stateWords(candidate.from)}`,
+    `started from ${parents(candidate)}`,
   ];
 }
 

@@ -92,7 +92,7 @@ function candidates(experiment, epoch) {
   if (!own) return "";
   const rows = own.map((each) => [
     String(each.number), number(each.value), each.verdict === "beside" ? "kept beside the best" : each.verdict,
-    stateWords(each.from), each.strategy || each.summary, each.reason,
+    parents(each), each.strategy || each.summary, each.reason,
   ]);
   return [h("h3", {}, "Candidates"),
     table(["", `val ${experiment.monitor}`, "verdict", "started from", "what it did", "why"], rows, [0, 1], { class: "whole-words" })];

@@ -155,6 +155,12 @@ class Tree {
       context.quadraticCurveTo(rail, node.y, node.x - 4, node.y);
     }
     context.stroke();
+    const second = node.candidate && this.nodes.get(node.candidate.second);
+    if (!second) return;
+    context.setLineDash([3, 3]);
+    context.strokeStyle = color("second");
+    line(context, second.x, second.y, node.x, node.y);
+    context.setLineDash([]);
   }
 
   hit(x, y) {
@@ -183,7 +189,7 @@ class Tree {
       if (this.isSearch) {
         const rows = this.attempts().map(({ epoch, candidate, verdict, from }) => [
           link(epoch.number), candidate ? String(candidate.number) : "", verdict + (candidate ? "" : odd(epoch)),
-          number((candidate || epoch).value), from && stateWords(from), (candidate || epoch).summary || (candidate || epoch).strategy,
+          number((candidate || epoch).value), candidate ? parents(candidate) : from && stateWords(from), (candidate || epoch).summary || (candidate || epoch).strategy,
         ]);
         details.append(table(["epoch", "candidate", "verdict", `val ${this.experiment.monitor}`, "started from", "what it did"], rows, [3], { class: "whole-words" }));
         return;
