@@ -31,14 +31,14 @@ from typing import Any
 
 from autopilot import __version__
 from autopilot.core.progress import Position
-from autopilot.core.records.ledger import Limits
+from autopilot.core.records.ledger import Loan
 from autopilot.core.records.record import LlmRecord, Manifest
 from autopilot.errors import AutopilotError, UsageError
 from autopilot.sandbox.processes import apart
 
 HERE = "here"
 NO_WORKER_S, _END_S = 30.0, 10.0
-_NOWHERE, _NO_LIMITS = Position(), Limits()
+_NOWHERE, _NO_LOAN = Position(), Loan()
 _hosts: dict[str, tuple[str, str]] = {}
 """What was started for the executors of this run: the option to its address and key."""
 
@@ -67,7 +67,7 @@ class Block:
         place: Epoch, candidate and step, for the records of model calls.
         line: See `Run.line`.
         calls: Recorded model calls that may answer; `known` are the names of all.
-        limits: What its model calls may take.
+        loan: What its model calls may take.
         workdir: The worktree of the run, which the files that are read are named by.
     """
 
@@ -80,7 +80,7 @@ class Block:
     line: str = ""
     calls: tuple[LlmRecord, ...] = ()
     known: frozenset[str] = frozenset()
-    limits: Limits = _NO_LIMITS
+    loan: Loan = _NO_LOAN
     workdir: str = ""
 
 
@@ -177,7 +177,10 @@ class DaskWorkers(Executor):
         from distributed import Client as DaskClient  # an extra
 
         self._client: Any = None
+        host, _, port = address.removeprefix("tcp://").rpartition(":")
         try:
+            if address.startswith("tcp://"):  # it would wait for one that does not listen
+                socket.create_connection((host.strip("[]"), int(port)), NO_WORKER_S).close()
             self._client = DaskClient(  # type: ignore[no-untyped-call]
                 address, timeout=NO_WORKER_S, set_as_default=False
             )

@@ -263,9 +263,9 @@ class Workers(Machines):
         if run is not None and experiment.is_open:
             recorder, share = StoreRecorder.of(run), 1 if before and before.is_alone else None
             calls = [*experiment.store.calls(), *experiment.now.lent]
-            limits, held = run.ledger.lend(share or self._blocks + 1)
+            loan, held = run.ledger.lend(share or self._blocks + 1)
             line = run.line
-            block = replace(block, place=run.place, line=line, limits=limits)
+            block = replace(block, place=run.place, line=line, loan=loan)
             known = frozenset(call.id for call in calls)
             block = replace(block, calls=tuple(recorder.named(needs)), known=known)
         losses, is_alone = (before.losses, before.is_alone) if before else (0, False)

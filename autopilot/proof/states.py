@@ -215,7 +215,7 @@ class States:
             for death in child.deaths:
                 experiment.progress.note_death(death)
             experiment.positions, run = child.board, trainer.run
-            run.pay_from(Ledger(block.limits))
+            run.pay_from(Ledger.of_loan(block.loan))
             run.provide(StoreRecorder, recorder)
             (run.epoch, run.candidate, run.step_number), run.line = block.place, block.line
             parts: dict[int, Datum] = pickle.loads(block.parts)

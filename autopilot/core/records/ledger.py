@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, field, replace
 from operator import add
 from typing import Self
 
@@ -76,6 +76,16 @@ class Spent:
         return Spent(*map(add, astuple(self), astuple(other)))
 
 
+@dataclass(frozen=True, slots=True)
+class Loan:
+    """A ledger's state, of which all but a share is for others: see `Ledger.lend`."""
+
+    limits: Limits = Limits()  # frozen
+    elapsed_s: float = 0.0
+    by_role: Mapping[str, Spent] = field(default_factory=dict)
+    others: Spent = Spent()  # frozen
+
+
 class Ledger:
     """The amounts spent and reserved. May be used from several threads at once.
 
@@ -125,27 +135,33 @@ class Ledger:
             others(limits.cost_usd, total.cost_usd),
         )
 
-    def lend(self, of: int) -> tuple[Limits, Reservation]:
+    def lend(self, of: int) -> tuple[Loan, Reservation]:
         """Sets aside one of so many equal shares of what is left, for calls made elsewhere.
 
         Their costs are charged once they are known, and the reservation is settled without one.
         """
         with self._changed:
-            held, limits = self.total() + sum(self._reserved, self._others), self.limits
-            calls, tokens, usd = (
-                max(limit - spent, 0.0) / of
-                for limit, spent in (
-                    (limits.calls, held.calls),
-                    (limits.tokens, held.tokens),
-                    (limits.cost_usd, held.cost_usd),
-                )
-            )
-            share = Limits(calls, tokens, usd, max(limits.seconds - self.elapsed_s(), 0.0))
-            # Without a limit, nothing is set aside: infinity could not be added up.
-            known = [n if math.isfinite(n) else 0.0 for n in (calls, tokens, usd)]
-            wanted = Spent(int(known[0]), int(known[1]), known[2])
+            total, aside, limits = self.total(), sum(self._reserved, self._others), self.limits
+
+            def part(limit: float, spent: float) -> tuple[float, float]:
+                left = max(limit - spent, 0.0) if math.isfinite(limit) else 0.0
+                return left / of, left - left / of
+
+            held = total + aside
+            calls, tokens = part(limits.calls, held.calls), part(limits.tokens, held.tokens)
+            usd = part(limits.cost_usd, held.cost_usd)
+            wanted = Spent(math.floor(calls[0]), math.floor(tokens[0]), usd[0])
+            rest = Spent(math.ceil(calls[1]), math.ceil(tokens[1]), usd[1])
             self._reserved.append(wanted)
-        return share, Reservation(self, "", wanted, share.cost_usd)
+        loan = Loan(limits, self.elapsed_s(), self.by_role(), aside + rest)
+        return loan, Reservation(self, "", wanted, wanted.cost_usd)
+
+    @classmethod
+    def of_loan(cls, loan: Loan) -> Self:
+        """The ledger of calls that are paid from a loan."""
+        made = cls(loan.limits, loan.elapsed_s, loan.by_role)
+        made._others = loan.others
+        return made
 
     def by_role(self) -> Mapping[str, Spent]:
         """Role to its cost, in the order in which they first paid."""

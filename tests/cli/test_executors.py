@@ -1,0 +1,210 @@
+"""`--executor` and `--origin`: runs that are measured by workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import runs
+from kills import children, command_line, send_kill
+from runs import TARGET, commit_target, script
+from waiting import wait_for
+
+from autopilot.ai.model.recording import request_key
+from tests.cli.conftest import Place
+from tests.conftest import Serve
+
+# Item n passes from level n on. `hold` is a file: while it is there, an item says so, and waits.
+LEVELS = """\
+import os, random, signal, time
+from pathlib import Path
+
+from autopilot import AutoPilotModule, DataLoader, Datum, Optimizer, PathParameter, Step
+
+ITEMS = [{"id": f"i{at}", "at": at} for at in range(1, 7)]
+
+
+class Raise(Optimizer):
+    def step(self):
+        level = self.parameters[0]
+        level.write_text(f"{int(level.read_text()) + 1}\\n")
+        return Step("raise the level", "up", "too few items pass")
+
+
+class Levels(AutoPilotModule):
+    def __init__(self, folder: str = "/nowhere", parents: int = 0, size: int = 2):
+        super().__init__()
+        self.level, self.size = PathParameter("level.txt"), size
+        self.folder, self.parents = Path(folder), parents
+
+    def forward(self, batch):
+        return Datum(items=[self.score(item.metadata["at"]) for item in batch.items])
+
+    def score(self, at):
+        level, hold = int(self.level.read_text()), self.folder / "hold"
+        if (self.folder / "places").exists():
+            (self.folder / "places" / f"{level}-{at}").write_text(os.getcwd())
+        if at == 4 and hold.exists() and hold.read_text() == f"{level} {self.training}":
+            hold.rename(self.folder / "reached")
+            pid = os.getpid()
+            for _ in range(self.parents):
+                pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+            if self.parents:
+                os.kill(pid, signal.SIGKILL)
+            while (self.folder / "reached").exists() and not self.parents:
+                time.sleep(0.02)
+        return Datum(success=level >= at, metrics={"chance": random.random()}, feedback="low")
+
+    def configure_optimizers(self):
+        return Raise(self.parameters())
+
+    def train_dataloader(self):
+        return DataLoader(ITEMS, self.size)
+
+    val_dataloader = test_dataloader = train_dataloader
+"""
+
+
+@pytest.fixture
+def system(place: Place, tmp_path: Path) -> Place:
+    place.write("levels.py", LEVELS)
+    place.write("level.txt", "1\n")
+    place.commit()
+    (tmp_path / "held").mkdir()
+    return place
+
+
+def measured(place: Place, slug: str) -> list[Any]:
+    """What was measured in an experiment, and what became of it."""
+    traces = {str(note["id"]): note["items"] for note in place.notes(slug, "traces")}
+    epochs = [(note["epoch"], note["metrics"], note["verdict"]) for note in place.judged(slug)]
+    return [traces, epochs, place.git("rev-parse", f"autopilot/{slug}^{{tree}}")]
+
+
+def test_a_dask_worker_that_is_killed_while_it_measures_costs_nothing(
+    system: Place, tmp_path: Path
+) -> None:
+    pytest.importorskip("distributed")
+    more = "--max-epochs", "2", "--no-cache"
+    system.run("run", "levels.py", "-e", "here", *more)
+    held = tmp_path / "held"
+    (held / "hold").write_text("2 False")
+    # From an item: its process, that of the worker's task, and the worker.
+    given = "-H", f"folder={held}", "-H", "parents=2"
+    done = system.run("run", "levels.py", "-e", "dask", *given, "--executor", "dask", *more)
+    assert (held / "reached").exists(), done
+    assert measured(system, "here") == measured(system, "dask")
+
+
+def test_kills_of_a_run_its_evaluation_and_its_workers_lose_nothing(
+    system: Place, tmp_path: Path
+) -> None:
+    more = "--max-epochs", "3", "--no-cache"
+    system.run("run", "levels.py", "-e", "here", *more)
+    held = tmp_path / "held"
+
+    def hold(moment: str) -> None:
+        (held / "hold").write_text(moment)
+
+    def reached(process: Any) -> None:
+        wait_for(lambda: (held / "reached").exists() or process.poll() is not None)
+
+    def host_of(pid: int) -> int:
+        (found,) = [c for c in children(pid) if b"engine.executors" in command_line(c)]
+        return found
+
+    run = "run", "levels.py", "-e", "far", "-H", f"folder={held}", *more
+    hold("1 False")
+    process = system.start(*run, "--executor", "processes:2", "--max-wait", "0")
+    reached(process)
+    # The evaluation's process: another one goes on.
+    (child,) = [c for c in children(process.pid) if command_line(c) == command_line(process.pid)][
+        :1
+    ]
+    send_kill(child)
+    hold("2 True")
+    (held / "reached").unlink()
+    reached(process)
+    send_kill(host_of(process.pid))
+    done = system.finish(process)
+    assert done.code == 1 and "no answer" in done.error and "resume far" in done.hint, done
+    (held / "reached").unlink()
+    hold("3 False")
+    process = system.start("resume", "far")
+    reached(process)
+    os.kill(process.pid, signal.SIGKILL)
+    system.finish(process)
+    (held / "reached").unlink()
+    system.run("resume", "far")
+    assert measured(system, "here") == measured(system, "far")
+    system.run("replay", "far")
+
+
+def test_workers_elsewhere_fetch_the_commits_of_candidates_from_an_origin(
+    system: Place, tmp_path: Path
+) -> None:
+    more = "--max-epochs", "1", "--proposals", "2", "--jobs", "2", "-H", "size=6", "--no-cache"
+    system.run("run", "levels.py", "-e", "here", *more)
+    bare, held = tmp_path / "bare.git", tmp_path / "held"
+    system.git("init", "--quiet", "--bare", str(bare))
+    (held / "places").mkdir()
+    given = "-H", f"folder={held}", "--executor", "processes:2", "--origin", f"file://{bare}"
+    system.run("run", "levels.py", "-e", "far", *given, *more)
+    assert measured(system, "here") == measured(system, "far")
+    places = {Path(each.read_text()) for each in (held / "places").iterdir()}
+    assert places and all(".measure-" in each.name for each in places)
+    assert not any(each.is_relative_to(system.top.parent / system.top.name) for each in places)
+    assert (system.cache / "autopilot" / "workers").is_dir()
+    assert system.git("for-each-ref", cwd=bare) == ""
+
+
+def test_what_cannot_measure_is_refused_before_anything_is_paid(
+    system: Place, tmp_path: Path
+) -> None:
+    def refused(*options: str, says: str, hint: str, code: int = 1) -> None:
+        system.refused("run", "levels.py", *options, says=(says,), hints=(hint,), code=code)
+
+    refused("--executor", "clouds", says="no such executor", hint="dask://ADDRESS", code=2)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        there = f"dask://127.0.0.1:{taken.getsockname()[1]}"
+        refused("--executor", there, says="no scheduler answers", hint="its address", code=2)
+    here = "--executor", "processes:1"
+    refused(*here, "--in-place", says="measures commits", hint="leave out one", code=2)
+    nowhere = f"file://{tmp_path}/none.git"
+    refused(*here, "--origin", nowhere, says="none.git", hint="git ls-remote")
+    secret = "https://ada:hunter2@example.com/a.git"
+    refused(*here, "--origin", secret, says="holds a secret", hint="leave it out", code=2)
+    bare = tmp_path / "closed.git"
+    system.git("init", "--quiet", "--bare", str(bare))
+    hook = bare / "hooks" / "pre-receive"
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    refused(*here, "--origin", str(bare), says="does not take", hint="--origin")
+
+
+def test_model_calls_of_workers_are_recorded_and_paid_as_those_made_here(
+    place: Place, serve: Serve
+) -> None:
+    server = serve(script)
+    commit_target(place.top, TARGET.replace("range(1, 5)], 4)", "range(1, 5)], 1)"))
+
+    def run(slug: str, command: str, *options: str) -> tuple[Any, ...]:
+        before = len(server.requests)
+        done = runs.autopilot(place.top, *command.split(), *options, "--json")
+        calls = sorted((note["id"], note["role"]) for note in place.notes(slug, "llm"))
+        said = json.loads(done.stdout)
+        asked = sorted(request_key(each.body) for each in server.requests[before:])
+        return done.returncode, said["models"], said["stop_reason"], calls, asked
+
+    # The last calls are those of a block that had a share of the budget, and then all of it.
+    new, little = "run answerer.py --no-cache --max-epochs 1 -e", ("--budget-calls", "10")
+    far = "--executor", "processes:2"
+    assert run("here", f"{new} here", *little) == run("far", f"{new} far", *little, *far)
+    more = "--budget-calls", "100"
+    assert run("here", "resume here", *more) == run("far", "resume far", *more)
