@@ -265,18 +265,18 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
         spent_s = max(spent_s, ledger.elapsed_s())  # the epoch that it left is in no record
     counts = f"{counted(result.epochs, 'epoch')}, {result.kept} kept, {spent_s:.1f} s"
     if result.interrupted:
-        is_paused = result.stop_reason.startswith(PAUSED)
-        what = result.stop_reason if is_paused else f"interrupted {result.stop_reason}"
-        output.line(f"{what}: {counts}", "yellow")
+        how = "" if result.stop_reason.startswith(PAUSED) else "interrupted "
+        output.line(f"{how}{result.stop_reason}: {counts}", "yellow")
         _tell_spending(output, session)
         more = _MORE_TIME if ledger.elapsed_s() > ledger.limits.seconds else ""
         output.line(f"go on: autopilot resume {slug}{more}")
         return
     output.line(f"stopped: {result.stop_reason}. {counts}")
     if result.cost.saved:
-        gates = [name for name in ("--screen", "--race") if name in session.options.words()]
-        items = counted(result.cost.saved, "val item")
-        output.line(f"stopped: {items} not measured, by {' and '.join(gates)}")
+        by = " and ".join(x for x in ("--screen", "--race") if x in session.options.words())
+        output.line(f"stopped: {counted(result.cost.saved, 'val item')} not measured, by {by}")
+    if result.cost.known:
+        output.line(f"known: {counted(result.cost.known, 'result')} (--no-cache measures them)")
     _tell_spending(output, session)
     monitor = session.trainer.monitor
     best = f"best: epoch {result.best_epoch}"

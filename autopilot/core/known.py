@@ -120,7 +120,7 @@ class Known(ABC):
 
 def is_plain(data: Datum, batch: Datum) -> bool:
     """Whether a batch's result is no more than the results of its items, which traces have."""
-    is_alike = len(data.items) == len(batch.items) or not batch.items
+    is_alike = len(data.items) == len(batch.items) or (not batch.items and len(data.items) > 1)
     own = datum_to_json(replace(data, items=[]), check=False) if data.items else {}
     return is_alike and own.keys() <= {"id"}
 

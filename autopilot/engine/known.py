@@ -9,6 +9,7 @@ of a program is where the user says so, since nobody sees what programs read.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,6 @@ from autopilot.core.interpreter import Fresh
 from autopilot.core.known import Known, KnownPass, is_same
 from autopilot.core.progress import STALE, Position
 from autopilot.core.records.history import environment_at
-from autopilot.core.records.index import Index
 from autopilot.core.records.record import TASK, Manifest, MetricsRecord, TraceRecord
 from autopilot.engine.bench import Bench
 from autopilot.engine.board import Child
@@ -27,7 +27,7 @@ from autopilot.errors import AutopilotError
 from autopilot.git.objects import Entry, tree_of
 from autopilot.sandbox.environment import SECRET, differences
 from autopilot.tracking.git_store import GitStore
-from autopilot.tracking.layout import experiments
+from autopilot.tracking.layout import Layout, experiments
 from autopilot.tracking.notebook import Notebook
 
 # Of a run without Python: who edits, and what, is no part of a measurement.
@@ -61,7 +61,7 @@ class RecordedResults(Known):
         super().__init__()
         self._bench, self._options, self._experiment = bench, options, experiment
         self._store, self._imported, self._inputs = store, dict(imported), bench.inputs
-        self._indexes: list[tuple[Notebook, Index]] | None = None
+        self._listed: list[tuple[str, str, bytes]] | None = None
         self._others: dict[str, _Other | None] = {}
         self._before, self._is_fresh, self._count, self._stale = set[str](), True, -1, False
 
@@ -122,8 +122,10 @@ class RecordedResults(Known):
 
     def _recorded(self, state: str) -> Iterator[tuple[_Other, TraceRecord, Mapping[str, str]]]:
         """The passes over a state that was measured in the same way, with the inputs known then."""
-        for notebook, index in self._listed():
-            for row in index.epochs.with_text(state):
+        self._listed = self._list() if self._listed is None else self._listed
+        for slug, tip in [(x, y) for x, y, content in self._listed if state.encode() in content]:
+            notebook = Notebook(self._store.repo, slug, tip)
+            for row in notebook.index.epochs.with_text(state):
                 other = self._other(notebook) if row.tree == state and not row.is_repeated else None
                 if other is None:
                     continue
@@ -134,17 +136,21 @@ class RecordedResults(Known):
                     if trace.epoch == row.number:
                         yield other, trace, inputs
 
-    def _listed(self) -> list[tuple[Notebook, Index]]:
-        if self._indexes is None:
-            self._indexes, repo = [], self._store.repo
-            for slug, tip in experiments(repo).items():
-                try:
-                    if slug != self._store.slug:
-                        notebook = Notebook(repo, slug, tip)
-                        self._indexes.append((notebook, notebook.index))
-                except AutopilotError:  # what cannot be read is named by who reads it
+    def _list(self) -> list[tuple[str, str, bytes]]:
+        """Name, tip and index of the other experiments; it is parsed where it has a state."""
+        found, repo = list[tuple[str, str, bytes]](), self._store.repo
+        for slug, tip in experiments(repo).items():
+            # What cannot be read is named by who reads it.
+            with contextlib.suppress(AutopilotError, OSError):
+                if slug == self._store.slug:
                     continue
-        return self._indexes
+                content = b""
+                with contextlib.suppress(FileNotFoundError):
+                    content = Layout(slug).index(repo).read_bytes()
+                if tip.encode() not in content:  # it is not up to date
+                    content = Notebook(repo, slug, tip).index.epochs.encode()
+                found.append((slug, tip, content))
+        return found
 
     def _other(self, notebook: Notebook) -> _Other | None:
         """The experiment, if it measures as this one does, and two measurements were the same."""

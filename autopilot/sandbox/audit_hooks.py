@@ -36,9 +36,11 @@ _EVENTS = (
     *(*STARTS, *_NETWORK, *_TEMPORARY),
 )
 # Of the machine, of Python and of what is installed: their versions are known, or they are noise.
+_PREFIXES = {sys.prefix, sys.base_prefix, sys.exec_prefix, str(Path(__file__).parents[1])}
 _INSTALLED = (
-    *{sys.prefix, sys.base_prefix, sys.exec_prefix, str(Path(__file__).parents[1])},
-    *("/usr/", "/lib", "/etc/", "/proc/", "/sys/", "/dev/"),
+    *(f"{prefix}{os.sep}" for prefix in _PREFIXES),
+    *("/usr/", "/lib/", "/lib64/", "/etc/", "/proc/", "/sys/"),
+    *("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/pts/"),
 )
 _PACKAGES = ("/site-packages/", "/dist-packages/")
 _SPAWNED = ("multiprocessing.popen_spawn_posix", "multiprocessing.popen_forkserver")
@@ -162,7 +164,7 @@ class Inputs(Watcher):
         is_ours = path.startswith((*_INSTALLED, *self._own)) or any(x in path for x in _PACKAGES)
         if not is_read:
             self._made.add(path)
-        elif not is_ours and not path.startswith(tuple(self._made)):
+        elif not is_ours and not self._made & {path, *map(str, Path(path).parents)}:
             # What it has written itself, as temporary files, follows from the rest.
             self.uses.add("outside")
 
@@ -172,7 +174,7 @@ class Inputs(Watcher):
         self._judged |= new
         names = {self._name(path) or "" for path in new} - {""}
         names |= {self._name(path) or "" for path in self._databases} - {""}
-        if any(map(self._is_output, names)):
+        if any(map(self._is_output, names)) or any(map(self._is_input, self._outputs())):
             self.uses.add("outputs")
         if any(name in sys.modules for name in _SPAWNED):
             self.uses.add("programs")

@@ -118,7 +118,7 @@ class System(AutoPilotModule):
         return Edit(self.parameters())
 """
 # Each file is edited, and the first epoch is rejected.
-OPTIONS = ("--max-epochs", "2", "--accumulate", "2")
+OPTIONS = ("--max-epochs", "2", "--accumulate", "2", "--no-cache")
 
 
 class Pipeline:

@@ -175,7 +175,7 @@ def _trap():
 if "KILL_AT" in os.environ:
     _trap()
 """
-OPTIONS = ("--accumulate", "2", "--max-epochs", "6", "--seed", "7")
+OPTIONS = ("--accumulate", "2", "--max-epochs", "6", "--seed", "7", "--no-cache")
 
 
 @dataclass

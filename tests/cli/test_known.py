@@ -69,3 +69,87 @@ def test_the_key_is_all_that_a_result_depends_on(place):
     place.write("more.txt", "x\n")
     place.commit()
     assert not knows("later")
+
+
+def test_a_noisy_result_is_never_taken_over(place):
+    seconds = "metrics={'seconds': __import__('time').time()},"
+    place.change("counter.py", ("success=passed,", f"success=passed, {seconds}"))
+    first = place.run("run", "counter.py", "-e", "first", "--max-epochs", "1")
+    assert "two measurements agree" in first.out  # in what is monitored
+    place.run("run", "counter.py", "-e", "second", "--max-epochs", "1")
+    assert known(place, "second") == {}
+
+
+def test_a_file_that_is_read_once_is_that_of_the_first_state(place):
+    place.change(
+        "counter.py",
+        ("int(self.x.read_text()) >", "int(self.text) >"),
+        (
+            "        self.size = size",
+            "        self.size = size\n        self.text = self.x.read_text()",
+        ),
+    )
+    for slug in ("first", "second"):
+        place.run("run", "counter.py", "-e", slug, "--max-epochs", "1")
+    assert [*known(place, "second")] == [(0, "val", 0), (0, "test", 0)]
+
+
+def test_a_second_measurement_that_is_another_ends_what_is_known(place):
+    """Nothing tells that a file elsewhere was looked at; the measurement of noise does."""
+    beside = place.top.parent / "beside.txt"
+    beside.write_text("1")
+    size = f"__import__('os').stat({str(beside)!r}).st_size"
+    place.change("counter.py", ("int(self.x.read_text()) >", f"int(self.x.read_text()) + {size} >"))
+    place.run("run", "counter.py", "-e", "first", "--max-epochs", "2")
+    beside.write_text("123")
+    done = place.run("run", "counter.py", "-e", "other", "--max-epochs", "1")
+    assert "5 val items were known otherwise: measured anew" in done.out
+    assert known(place, "other") == {}
+    assert [r["metrics"]["accuracy"] for r in place.judged("other")] == [0.6, 0.8]
+    assert "known" not in place.judged("other")[0]["cost"]
+    # Nor does a resumed run believe what it has seen to be wrong.
+    place.run("resume", "other", "--max-epochs", "2")
+    assert known(place, "other") == {}
+
+
+def test_what_programs_read_is_not_known_unless_the_user_says_so(place):
+    place.write("bench.sh", "echo METRIC size=$(wc -c < x.txt)\n")
+    place.commit()
+    rules = ("--edit", "x.txt", "--agent", "cmd:echo 22 > x.txt", "--eval", "sh bench.sh")
+    rules += ("--metric", "size", "--mode", "max")
+    place.run("run", *rules, "-e", "first", "--max-epochs", "1")
+    done = place.run("run", *rules, "-e", "second", "--max-epochs", "1")
+    assert "of programs, and what those read is not known: it is measured anew (--cache" in done.out
+    assert known(place, "second") == {}
+    place.run("run", *rules, "-e", "third", "--max-epochs", "1", "--cache")
+    assert (0, "val", 0) in known(place, "third")
+
+
+def test_candidates_know_what_others_measured_and_links_count_by_content(place):
+    """One set-up for both: the data that is scored comes in by --link."""
+    data = place.write("data/items.txt", "3\n")
+    place.write(".gitignore", "data\n")
+    place.change(
+        "counter.py",
+        ("int(x.read_text()) + 1", "int(x.read_text()) + self.proposal[0]"),
+        ('item.metadata["at"]', "item.metadata[\"at\"] - int(open('data/items.txt').read()) + 3"),
+    )
+    search = ("run", "counter.py", "--proposals", "2", "--max-epochs", "2", "--link", "data")
+    place.run(*search, "-e", "first")
+    place.run(*search, "-e", "warm", "--seed", "5")
+    place.run(*search, "-e", "cold", "--seed", "5", "--no-cache")
+    assert facts(place, "warm") == facts(place, "cold")
+    # The best candidate of an epoch stands for it; those beside it are measured.
+    assert list(known(place, "warm")) == [
+        (0, "val", 0),
+        (0, "test", 0),
+        (1, "val", 0),
+        (2, "val", 0),
+        (2, "test", 0),
+    ]
+    data.write_text("2\n")
+    place.run(*search, "-e", "other")
+    data.write_text("3\n")
+    place.write("data/more.txt", "x\n")
+    place.run(*search, "-e", "more")
+    assert known(place, "other") == known(place, "more") == {}

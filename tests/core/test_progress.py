@@ -91,6 +91,25 @@ def test_an_item_that_died_is_an_error_and_the_others_are_evaluated_once() -> No
     assert results(InMemoryStore(), {-1: "exit code 3"}, ITEMS[:1]) == {"a": "error"}
 
 
+def test_a_known_result_is_known_after_a_kill_and_cost_nothing() -> None:
+    store, batch = InMemoryStore(), Datum(items=ITEMS)
+    data = Datum(items=[Datum(id=item.id, success=True) for item in ITEMS])
+    EpochProgress(store).note(BATCH, batch, data, 0.0, "state", source="a-1@4")
+    progress = reloaded(store)
+    found = progress.find(BATCH, batch, "state")
+    assert found is not None
+    assert [item.outcome for item in found.items] == ["passed"] * 3
+    assert progress.facts(BATCH) == ("a-1@4", (), 3)
+    progress.void(0)
+    assert reloaded(store).lost.evaluations == 0
+    # Once the same state was measured otherwise, it is to be measured.
+    again = EpochProgress(store)
+    again.note(BATCH, batch, data, 0.0, "state", source="a-1@4")
+    again = reloaded(store)
+    again.distrusts = True
+    assert again.find(BATCH, batch, "state") is None
+
+
 @pytest.mark.parametrize(
     ("position", "text"),
     [

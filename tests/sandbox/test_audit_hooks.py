@@ -1,9 +1,13 @@
 """autopilot.sandbox.audit_hooks: the files that an evaluation reads, and what it may not reach."""
 
+import os
 import socket
+import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -149,3 +153,47 @@ def test_nothing_is_refused_afterwards():
         server.listen()
         client.connect(server.getsockname())
     guard.check()
+
+
+def fork():
+    os.waitpid(os.fork() or os._exit(0), 0)
+
+
+def temporary_files():
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "made.txt").write_text("x")
+        (Path(folder) / "made.txt").read_text()
+
+
+USES = {
+    "outside": lambda top: (top.parent / "beside.txt").read_text(),
+    "network": lambda top: socket.getaddrinfo("localhost", 80),
+    "programs": lambda top: subprocess.run(["true"], check=True),
+    "programs too": lambda top: fork(),
+    "outputs": lambda top: (top / "made.txt").write_text("x") and (top / "made.txt").read_text(),
+    "outputs too": lambda top: (top / "README.md").write_text("other\n"),
+    "outside too": lambda top: sqlite3.connect(top.parent / "beside.db").close(),
+    "": lambda top: (temporary_files(), (top / "README.md").read_text(), os.urandom(1)),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_what_a_result_depends_on_beside_files_of_the_commit(repository, listening, use):
+    (repository.workdir.parent / "beside.txt").write_text("x")
+    inputs = listening()
+    USES[use](repository.workdir)
+    assert inputs.look() == {use.removesuffix(" too")} - {""}
+    # What happens in an item's own process comes with its result.
+    told, other = inputs.gathered(), listening()
+    other.take_in(told)
+    assert other.uses == inputs.uses
+
+
+def test_all_files_of_links_are_hashed(repository, tmp_path, listening):
+    data, top = tmp_path / "data", repository.workdir
+    data.mkdir()
+    (data / "a.txt").write_text("a\n")
+    (top / "data").symlink_to(data)
+    assert listening(links=[("data", data)]).linked() == {
+        "data/a.txt": blob(repository, "data/a.txt")
+    }
