@@ -186,7 +186,8 @@ class Inputs(Watcher):
             not self._is_input(name)
             and not any(part in _CACHES for part in name.split("/"))
             and not any(scope.covers(name) for scope in self.scopes)
-            and (self.repo.workdir / name).is_file()
+            # A program's arguments may be no path at all, as the text of `python -c`.
+            and os.path.isfile(self.repo.workdir / name)
         )
 
     def linked(self) -> dict[str, str]:

@@ -217,7 +217,7 @@ def _alike(
         if len(found) == _EXPERIMENTS:
             return found, len(here) - number
         try:
-            if not list(_unlike(notebook, new, metric)) and notebook.last is not None:
+            if next(_unlike(notebook, new, metric), None) is None and notebook.last is not None:
                 found.append(notebook)
         except AutopilotError as error:
             said.append(f"without the lessons of {notebook.slug}: {error.message}")
