@@ -236,7 +236,7 @@ def test_run_and_resume_take_the_same_options_but_those_that_are_fixed() -> None
     assert options("run") == every | {f"option_{n}" for n in TaskOptions.__dataclass_fields__}
     fixed = {"monitor", "mode", "failed_value", "accumulate", "num_workers", "measure_noise"}
     fixed |= {"goal", "background", "boldness", "proposals", "parents", "select", "keep_states"}
-    fixed |= {"strategies", "merge", "objectives", "memory_from"}
+    fixed |= {"strategies", "merge", "objectives", "memory_from", "screen", "race"}
     assert every - options("resume") == {f"option_{name}" for name in fixed | {"repeat"}}
     assert set(CHANGEABLE) | fixed | {"repeat"} == set(Options.__dataclass_fields__)
 
