@@ -1,8 +1,10 @@
 """SIGKILL at random moments of a run: to the parent, to the child that evaluates, or to both.
 
 `python -m tests.kills 1000` kills runs with an agent that is a program, with models' replies, with
-`--tune`, and with Python source as the parameter, by turns. After each kill the run goes on to its
-end and is compared with one that nobody killed. The last line has the figures so far.
+`--tune`, with Python source as the parameter, and of several candidates, by turns; of the last ones
+any single process, too. `python -m tests.kills 70 search` kills these alone. After each kill the
+run goes on to its end and is compared with one that nobody killed. The last line has the figures so
+far.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ def kills(
 
     Args:
         place: The repository.
-        who: One of WHO.
+        who: One of WHO; or "one": any process of those that the parent and its children started.
         start: Starts the run of a name.
         duration_s: How long a run takes that nobody kills.
         moments: How many kills.
@@ -61,8 +63,11 @@ def kills(
         slug, delay_s = f"{who}-{number}", chance.uniform(0.02, duration_s)
         process = start(slug)
         time.sleep(delay_s)
-        pids = [] if who == "parent" else forks(process.pid)
-        pids += [] if who == "child" else [process.pid]
+        if who == "one":
+            pids = [chance.choice(own)] if (own := family(process.pid)) else []
+        else:
+            pids = [] if who == "parent" else forks(process.pid)
+            pids += [] if who == "child" else [process.pid]
         chance.shuffle(pids)
         is_running = process.poll() is None and bool(pids)
         for pid in pids if is_running else ():
@@ -71,6 +76,8 @@ def kills(
         done = place.finish(process)
         if who == "child":
             is_killed = is_running and "SIGKILL" in done.out + done.err
+        elif who == "one":  # what started it may start it again, and say nothing
+            is_killed = is_running and "exit code -9" not in done.err
         else:
             is_killed = done.code == -signal.SIGKILL
         if is_killed:
@@ -101,6 +108,14 @@ def forks(pid: int) -> list[int]:
     """The processes that a process started of its own program: no git."""
     own = command_line(pid)
     return [child for child in children(pid) if command_line(child) == own]
+
+
+def family(pid: int) -> list[int]:
+    """The processes of its own program that a process started, and those that these started."""
+    own, found = command_line(pid), children(pid)
+    for each in found:
+        found += children(each)
+    return [each for each in found if command_line(each) == own]
 
 
 def command_line(pid: int) -> bytes:
@@ -223,18 +238,23 @@ class Victim:
 
 
 def main() -> int:
-    """Kills as many runs as it is told, a thousand if it is not; returns the exit code."""
-    number = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
+    """Kills as many runs as it is told, a thousand if it is not; returns the exit code.
+
+    Names of kinds may follow the number.
+    """
+    number, names = int(sys.argv[1]) if len(sys.argv) > 1 else 1000, sys.argv[2:]
     sys.path.insert(0, str(Path(__file__).parent))
     folder = Path(tempfile.mkdtemp(prefix="autopilot-kills-"))
     wrong = Counter[str]()
     try:
         with contextlib.ExitStack() as stack:
-            victims = _victims(folder, stack)
+            victims = [v for v in _victims(folder, stack) if not names or v.name in names]
             for victim in victims:
                 victim.begin()
                 print(f"{victim.name}: {len(victim.trees)} commits in {victim.duration_s:.1f} s")
-            turns = [(v, who, v.kills(who, number)) for who in WHO for v in victims]
+            pairs = [(v, who) for who in (*WHO, "one") for v in victims]
+            pairs = [(v, who) for v, who in pairs if who != "one" or v.name == "search"]
+            turns = [(v, who, v.kills(who, number)) for v, who in pairs]
             for at in range(number):
                 victim, who, moments = turns[at % len(turns)]
                 try:

@@ -6,6 +6,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -445,3 +447,12 @@ def test_kill_before_and_after_writes_of_each_kind(game: Game) -> None:
     assert game.story("one") == game.story_of_ref
     game.check_complete("one")
     game.place.check_sound()
+
+
+def test_the_kills_that_are_no_test_can_be_started(tmp_path: Path) -> None:
+    command, top = [sys.executable, "-m", "tests.kills", "2", "tune"], Path(__file__).parents[2]
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    done = subprocess.run(command, cwd=top, env=environment, capture_output=True, text=True)
+    figures = "0 lost, 0 commits without notes, 0 other trees, 0 did not go on"
+    assert done.stdout.splitlines()[-1] == f"2 kills: {figures} (tune, child)", done
+    assert (done.returncode, list(tmp_path.glob("autopilot-kills-*"))) == (0, [])
