@@ -184,6 +184,8 @@ def _evaluate(output: Output, again: Replay) -> list[EpochReplay]:
         recorded += " (test)" if epoch.split == "test" else ""
         state = "same" if same else "failed" if epoch.error else "differs"
         state = "noisy" if same and epoch.incomparable else state
+        if again.level == "metrics" and same and epoch.replayed is None:
+            state = "skipped"  # stopped before all of val was measured, or refused
         output.line(
             f"{epoch.number:>5}  {recorded:<{wide}}  {again_:>7}  "
             f"{state:<7}  {epoch.verdict:<8}  {epoch.commit[:7]}",

@@ -33,7 +33,7 @@ from autopilot.tracking.notebook import Notebook
 # An optimizer's patience and number of epochs are no limits for a person.
 _OF_OPTIMIZERS = (
     *("max_epochs", "patience", "target", "plateau", "min_delta", "block_after", "accumulate"),
-    *("boldness", "review", "log_to"),
+    *("boldness", "review", "log_to", "screen", "race"),
 )
 _STARTED_WITH = tuple(f.name for f in fields(Options) if f.name not in _OF_OPTIMIZERS)
 _AGENTS = "agent", "model", "sampler"

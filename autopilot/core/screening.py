@@ -75,7 +75,7 @@ class CheapGates:
         train, val, kind, why = loaders["train"], loaders["val"], type(policy), ""
         whole = f"compares items, and {monitored.name} is of a whole split"
         if self.screen:
-            items, hint = item_count(train), "leave --screen (screen=) out"
+            items, hint = item_count(train), "leave --screen out"
             if train is None or val is None:
                 why = "needs a train split to screen on, and a val split to save"
             elif self.screen < 0 or (items is not None and items < self.screen):
@@ -97,7 +97,7 @@ class CheapGates:
             elif is_own or kind.improved is not Policy.improved:
                 why = f"does not go with {kind.__name__}, which may keep what is no improvement"
             if why:
-                raise UsageError(f"--race {why}", hint="leave --race (race=) out")
+                raise UsageError(f"--race {why}", hint="leave --race out")
 
     def screened(
         self, run: Run, evaluator: Evaluator, given: Given, mode: str

@@ -117,11 +117,14 @@ def is_over(study: Study) -> bool:
     return isinstance(study.stop, Stop) and study.stop.called
 
 
-def tell_trial(study: Study, trial: Trial, value: float | None) -> None:
-    """Tells a trial's value; None is a failure."""
+def tell_trial(
+    study: Study, trial: Trial, value: float | None, *, is_stopped: bool = False
+) -> None:
+    """Tells a trial's value; None is a failure, or a trial that was stopped as hopeless."""
     from optuna.trial import TrialState
 
-    study.tell(trial, value, state=TrialState.FAIL if value is None else TrialState.COMPLETE)
+    state = TrialState.PRUNED if is_stopped else TrialState.FAIL
+    study.tell(trial, value, state=state if value is None else TrialState.COMPLETE)
 
 
 def suggested(trial: Trial, name: str, space: Space) -> Value:

@@ -38,6 +38,7 @@ class _Told:
         undone: The step failed and was taken back, so the values are not those of a proposal.
         candidate: The number of the candidate; 0: the epoch has one alone.
         is_merge: Whether it is a merge, which was not asked for.
+        is_stopped: Whether it was rejected before all val items were measured.
     """
 
     number: int
@@ -46,6 +47,7 @@ class _Told:
     undone: bool
     candidate: int = 0
     is_merge: bool = False
+    is_stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,8 @@ class SearchOptimizer(Optimizer):
             each = record.values.get(f"{config.label}:{key}", record.values.get(key))
             if each is not None:
                 found[name] = each
-        told = _Told(record.epoch, value, found, undone, record.candidate, record.is_merge)
+        which = record.candidate, record.is_merge, record.is_stopped
+        told = _Told(record.epoch, value, found, undone, *which)
         self._epochs.append(told)
         if record.candidate:
             # Its trial failed too if nothing was changed. All of an epoch are asked for before one
@@ -301,7 +304,7 @@ class SearchOptimizer(Optimizer):
             if epoch.undone or (
                 alike and all(same(asked.values[name], v) for name, v in epoch.values.items())
             ):
-                samplers.tell_trial(study, asked.trial, epoch.value)
+                samplers.tell_trial(study, asked.trial, epoch.value, is_stopped=epoch.is_stopped)
                 return
             samplers.tell_trial(study, asked.trial, None)
             if epoch.number not in self._changed:

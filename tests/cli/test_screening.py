@@ -126,7 +126,7 @@ def test_a_screened_race_is_exact_read_and_replayed(steps: Place, tmp_path: Path
         assert 0 < again.total() <= 4 and len({line.rpartition(" ")[0] for line in again}) == 1
     rows = steps.run("log", "whole").out
     saved = steps.judged("whole")[2]["cost"]["saved"]
-    assert "(screened on 8 train items (6 that failed))" in rows
+    assert "(screened on 8 train items) -> rolled back" in rows
     assert f"(stopped at {30 - saved} of 30 val items)" in rows
     shown = steps.run("show", "2", "-e", "whole").out
     assert f"rejected: stopped at {30 - saved} of 30 val items: accuracy " in shown
@@ -136,7 +136,8 @@ def test_a_screened_race_is_exact_read_and_replayed(steps: Place, tmp_path: Path
     assert f", {total} not measured" in steps.run("report", "whole", "--md").out
     for level in ("metrics", "full"):
         steps.run("replay", "whole", "--level", level)
-    steps.run("replay", "whole", "--epochs", "1,2,5")
+    states = steps.run("replay", "whole", "--epochs", "0,1,2,5").out.splitlines()[2:6]
+    assert [line.split()[3] for line in states] == ["same", "skipped", "skipped", "skipped"]
     judged = steps.run("policy", "explain", "2", "-e", "whole").out
     assert "stopped at" in judged
 

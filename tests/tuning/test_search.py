@@ -1,5 +1,6 @@
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -167,6 +168,19 @@ def test_an_epoch_that_failed_is_told_as_failed():
     states = [trial.state.name for trial in optimizer._up_to_date().trials]
     assert states == ["FAIL" if r.values["x"] > 0.6 else "COMPLETE" for r in experiment.history]
     assert states.count("FAIL") > 2
+
+
+def test_an_epoch_that_was_stopped_is_told_as_a_trial_that_was_hopeless():
+    module = Tuned("random")
+    experiment = fitted(module, 6)
+    optimizer = module.configure_optimizers()
+    for record in experiment.history:
+        is_stopped = record.epoch in (2, 5)
+        optimizer.tell(replace(record, outcome="raced", metrics={}) if is_stopped else record)
+    optimizer.load_state_dict(experiment.history[-1].state["optimizer"])
+    states = [trial.state.name for trial in optimizer._up_to_date().trials]
+    assert [n for n, state in enumerate(states) if state == "PRUNED"] == [2, 5]
+    assert states.count("COMPLETE") == 5
 
 
 def test_a_grid_ends_the_run_when_all_of_it_was_tried():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -293,7 +294,7 @@ def commit_cell(record: MetricsRecord, revision: str) -> str:
         return commit
     odd = f" ({record.outcome})" if record.outcome in ODD_OUTCOMES else ""
     if record.is_stopped:  # "stopped at 24 of 120 val items"
-        odd = f" ({record.reasons[0].partition(':')[0]})"
+        odd = f" ({re.split(' [(]|:', record.reasons[0])[0]})"
     if any(reason.startswith("indecisive") for reason in record.reasons):
         odd = " (indecisive)"
     is_back = revision and not record.is_candidate
