@@ -33,8 +33,11 @@ from autopilot import __version__
 from autopilot.core.progress import Position
 from autopilot.core.records.ledger import Loan
 from autopilot.core.records.record import LlmRecord, Manifest
-from autopilot.errors import AutopilotError, UsageError
+from autopilot.errors import AutopilotError, RemoteError, UsageError
+from autopilot.git import refs, remotes
+from autopilot.git.repository import Repository
 from autopilot.sandbox.processes import apart
+from autopilot.tracking.layout import Layout
 
 HERE = "here"
 NO_WORKER_S, _END_S = 30.0, 10.0
@@ -50,12 +53,18 @@ class CommitSource:
     Args:
         folder: The repository, where the worker sees it.
         machine: Whose folder that is.
-        address: A repository that has the refs; "": the folder.
+        address: A repository that has the commits at refs; "": the folder.
+        refs: The beginning of their names.
     """
 
     folder: str
     machine: str
     address: str = ""
+    refs: str = ""
+
+    def ref(self, name: str) -> str:
+        """The ref of a commit, or "llm": of the recorded replies."""
+        return f"{self.refs}/{name[:12]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +132,51 @@ def at_worker(request: bytes) -> bytes:
         where = f"a worker on {socket.gethostname()}"
         return pickle.dumps((None, f"{where}: {error.message}", error.hint))
     return pickle.dumps((answer, "", ""))
+
+
+class Commits:
+    """The way to the commits of a run, as the run's side sees it.
+
+    Args:
+        name: Where they are pushed to, among those of the experiment.
+    """
+
+    def __init__(self, repo: Repository, manifest: Manifest, name: str) -> None:
+        folder, layout = str(repo.main_workdir or repo.workdir), Layout(manifest.slug)
+        address = str(manifest.options.get("origin") or "")
+        pushed = f"{layout.workers}/{name}"
+        self.source = CommitSource(folder, this_machine(), address, pushed)
+        self._repo, self._replies, self._sent = repo, layout.notes("llm"), dict[str, str]()
+
+    def publish(self, commit: str) -> None:
+        """Pushes a commit to the origin, and the recorded replies of models.
+
+        Raises:
+            RemoteError: it cannot be reached, or does not take them.
+        """
+        if not (address := self.source.address):
+            return
+        wanted = {self.source.ref(commit): commit}
+        if (tip := refs.read_ref(self._repo, self._replies)) is not None:
+            wanted[self.source.ref("llm")] = tip
+        wanted = {name: oid for name, oid in wanted.items() if self._sent.get(name) != oid}
+        if wanted:
+            pushed = remotes.push_refs(self._repo, address, wanted)
+            if pushed.rejected:
+                why = f"does not take refs of autopilot: {pushed.reasons[0]}"
+                hint = "name a repository with --origin that does"
+                raise RemoteError(f"{remotes.shown(address)} {why}", hint=hint)
+            self._sent |= wanted
+
+    def clear(self) -> None:
+        """Deletes what was pushed, also what a killed process of this run has left."""
+        if not (address := self.source.address):
+            return
+        with contextlib.suppress(AutopilotError):
+            left = remotes.remote_refs(self._repo, address, [f"{self.source.refs}/*"])
+            for name, oid in left.items():
+                remotes.replace_ref(self._repo, address, name, None, oid)
+        self._sent.clear()
 
 
 # --- executors ----------------------------------------------------------------------------------
@@ -205,6 +259,11 @@ class DaskWorkers(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self._client.close()
+
+
+def is_ready(spec: str) -> bool:
+    """Whether there are workers; none are started for a look at a run before it starts."""
+    return "//" in spec or spec in _hosts
 
 
 def executor_of(spec: str, jobs: int | None) -> Executor:

@@ -31,15 +31,15 @@ from autopilot.engine.executors import (
     NO_WORKER_S,
     Answer,
     Block,
-    CommitSource,
+    Commits,
     DaskWorkers,
     at_worker,
     executor_of,
-    this_machine,
+    is_ready,
 )
 from autopilot.engine.options import Options
-from autopilot.errors import AutopilotError, BudgetExceededError, RemoteError, UsageError
-from autopilot.git import objects, refs, remotes
+from autopilot.errors import BudgetExceededError, RemoteError, UsageError
+from autopilot.git import objects, refs
 from autopilot.git.repository import Repository
 from autopilot.sandbox.audit_hooks import Inputs
 from autopilot.sandbox.workspace import Workspace
@@ -62,6 +62,7 @@ class _Handed:
     losses: int = 0
     needs: tuple[str, ...] = ()
     is_alone: bool = False
+    is_refused: bool = False
     answer: tuple[Answer | None, str] | None = None
 
 
@@ -79,7 +80,7 @@ def workers_of(
         UsageError: there are none, or it measures what no commit has.
     """
     spec = options.executor
-    if spec is None or spec == HERE:
+    if spec is None or spec == HERE or not is_ready(spec):
         return None
     name, links = f"--executor {spec}", manifest.links
     if manifest.in_place:
@@ -152,23 +153,26 @@ class Workers(Machines):
         # Its items have processes, each at a worker.
         own = dict(manifest.options) | ({"jobs": 1} if self.by_item else {})
         self._manifest = replace(manifest, options=own)
-        address = str(manifest.options.get("origin") or "")
-        self._origin = CommitSource(str(repo.main_workdir or repo.workdir), this_machine(), address)
-        self._sent, self._workdir = dict[str, str](), workdir or str(repo.workdir)
+        # Candidates are measured side by side, and each deletes what it has pushed.
+        side = experiment.now.side
+        self._commits = Commits(repo, manifest, side.name if side else "run")
+        self._workdir = workdir or str(repo.workdir)
         self._begun = dict[tuple[str, int, int, int], list[_Handed]]()
 
     # --- before anything is paid ------------------------------------------------------------
 
     def check(self, commit: str = "") -> None:
-        """Lets a worker show that it can measure; the branch's tip, or the base, if not given.
+        """Lets a worker show that it can measure: the branch's tip, or the base, if not given.
 
         Raises:
             UsageError: none answers, or it cannot; why, in one line.
         """
         tip = refs.read_ref(self._repo, Layout(self._manifest.slug).branch)
+        if not commit:
+            self._commits.clear()
         commit = commit or tip or self._manifest.base
-        self._publish(commit)
-        block = Block(self._origin, commit, self._manifest)
+        self._commits.publish(commit)
+        block = Block(self._commits.source, commit, self._manifest)
         try:
             answer, why, hint = pickle.loads(self._submit(block).result(NO_WORKER_S))
         except TimeoutError as error:
@@ -202,11 +206,14 @@ class Workers(Machines):
                     self._look()
                 for each in [each for each in open_ if each.future in done]:
                     open_.remove(each)
-                    again = self._take(each, parts, finished)
-                    open_ += again if failure is None else ()
+                    answer, _ = self._answer(each)
+                    if failure is None or (answer and answer.value and not answer.needs):
+                        open_ += self._take(each, parts, finished)
             except BaseException as error:  # noqa: BLE001  # raised below, once others are over
                 failure = failure or error
                 if isinstance(error, ConnectionError):
+                    for held in filter(None, (each.held for each in open_)):
+                        held.settle(None)
                     break
                 # A block in progress may have paid for calls: it is waited for.
                 open_ = [each for each in open_ if not self._cancel(each)]
@@ -218,14 +225,16 @@ class Workers(Machines):
         self._begun.clear()
         for each in left:
             with contextlib.suppress(Exception):
-                if not self._cancel(each):
+                while not self._cancel(each) and not wait([each.future], _LOOK_S).done:
+                    self._look()
+                if not each.future.cancelled():
                     self._answer(each)
 
     def close(self) -> None:
         """Ends it: the executor too, and what was pushed for it is deleted."""
         self.drop()
         self._executor.shutdown()
-        self._clear()
+        self._commits.clear()
 
     def _cancel(self, each: _Handed) -> bool:
         # Of Dask, a running one could be cancelled, and what it paid would be lost.
@@ -250,9 +259,12 @@ class Workers(Machines):
     ) -> _Handed:
         experiment, run = self._experiment, current_run()
         commit = self._commit()
-        self._publish(commit)
+        try:
+            self._commits.publish(commit)
+        except RemoteError as error:
+            raise ConnectionError(error.message) from error
         block = Block(
-            self._origin,
+            self._commits.source,
             commit,
             self._manifest,
             replace(position, is_running=False),
@@ -269,7 +281,13 @@ class Workers(Machines):
             known = frozenset(call.id for call in calls)
             block = replace(block, calls=tuple(recorder.named(needs)), known=known)
         losses, is_alone = (before.losses, before.is_alone) if before else (0, False)
-        return _Handed(position, parts, self._submit(block), held, losses, needs, is_alone)
+        try:
+            future = self._submit(block)
+        except ConnectionError:
+            if held is not None:
+                held.settle(None)
+            raise
+        return _Handed(position, parts, future, held, losses, needs, is_alone)
 
     def _submit(self, block: Block) -> Future[bytes]:
         request = pickle.dumps((__version__, pickle.dumps(block)))
@@ -284,6 +302,7 @@ class Workers(Machines):
             answer, why = None, ""
             try:
                 answer, why, _ = pickle.loads(each.future.result())
+                each.is_refused = answer is None
             except Exception as error:  # noqa: BLE001  # an executor's, of any kind
                 why = f"{type(error).__name__}: {error}".partition("\n")[0]
                 if type(error).__name__ == "KilledWorker":  # Dask has tried it often enough
@@ -353,6 +372,8 @@ class Workers(Machines):
             self.check(self._commit())
         except UsageError as error:
             raise ConnectionError(error.message) from error
+        if each.is_refused:
+            raise ConnectionError(why)  # no fault of the items
         if len(each.parts) > 1:
             # One of them may be what ends workers.
             each.losses = _LOSSES_AT_MOST - 1
@@ -372,26 +393,3 @@ class Workers(Machines):
         found += [experiment.revision_of(number) for number in epochs]
         state = experiment.now.state
         return next(each for each in found if objects.tree_of(self._repo, each) == state)
-
-    def _publish(self, commit: str) -> None:
-        """Pushes a commit to the origin, and the recorded replies."""
-        if not self._origin.address:
-            return
-        layout, address = Layout(self._manifest.slug), self._origin.address
-        wanted = {layout.worker(commit[:12]): commit}
-        if (notes := refs.read_ref(self._repo, layout.notes("llm"))) is not None:
-            wanted[layout.worker("llm")] = notes
-        wanted = {name: oid for name, oid in wanted.items() if self._sent.get(name) != oid}
-        if wanted:
-            pushed = remotes.push_refs(self._repo, address, wanted)
-            if pushed.rejected:
-                why = f"does not take refs of autopilot: {pushed.reasons[0]}"
-                hint = "name a repository with --origin that does"
-                raise RemoteError(f"{remotes.shown(address)} {why}", hint=hint)
-            self._sent |= wanted
-
-    def _clear(self) -> None:
-        for name, oid in self._sent.items():
-            with contextlib.suppress(AutopilotError):
-                remotes.replace_ref(self._repo, self._origin.address, name, None, oid)
-        self._sent.clear()

@@ -24,7 +24,7 @@ from autopilot.proof.states import BlockTask
 from autopilot.tracking.layout import Layout
 
 _IDLE_S = 60.0
-_idle: dict[str, list[Measurer]] = defaultdict(list)
+_idle: dict[str, list[tuple[Measurer, threading.Timer]]] = defaultdict(list)
 _lock = threading.Lock()
 _owner = 0
 
@@ -48,7 +48,9 @@ def answer(block: Block) -> Answer:
         return Answer()
     key, slug = f"{user.workdir} {block.manifest!r}", block.manifest.slug
     with _lock:
-        measurer = _idle[key].pop() if _idle[key] else None
+        measurer, timer = _idle[key].pop() if _idle[key] else (None, None)
+    if timer is not None:
+        timer.cancel()
     if measurer is None:
         measurer = Measurer(user, block.manifest, slug, live=True, is_lasting=True)
     try:
@@ -57,25 +59,27 @@ def answer(block: Block) -> Answer:
     except BaseException:
         measurer.close()
         raise
-    with _lock:
-        _idle[key].append(measurer)
     timer = threading.Timer(_IDLE_S, _close, (key, measurer))
     timer.daemon = True
+    with _lock:
+        _idle[key].append((measurer, timer))
     timer.start()
     return found
 
 
 def _close(key: str, measurer: Measurer) -> None:
     with _lock:
-        if measurer not in _idle[key]:
-            return
-        _idle[key].remove(measurer)
-    measurer.close()
+        several = _idle[key]
+        _idle[key] = [each for each in several if each[0] is not measurer]
+        is_idle = len(_idle[key]) < len(several)
+    if is_idle:
+        measurer.close()
 
 
 def _close_all() -> None:
     for key, several in [*_idle.items()]:
-        for measurer in [*several]:
+        for measurer, timer in several:
+            timer.cancel()
             with contextlib.suppress(AutopilotError):
                 _close(key, measurer)
 
@@ -101,12 +105,12 @@ def _repository(block: Block) -> Repository:
             run_git(["remote", "add", "origin", address], cwd=place)
         repo = Repository.discover(place)
         if not objects.has_object(repo, block.commit):
-            layout = Layout(block.manifest.slug)
-            state = layout.worker(block.commit[:12]) if origin.address else block.commit
-            notes = layout.worker("llm") if origin.address else layout.notes("llm")
+            notes = Layout(block.manifest.slug).notes("llm")
+            state = origin.ref(block.commit) if origin.address else block.commit
+            replies = origin.ref("llm") if origin.address else notes
             _fetch(repo, address, f"+{state}:refs/heads/state")
             with contextlib.suppress(GitCommandError, RepositoryError):  # no model was called yet
-                _fetch(repo, address, f"+{notes}:{layout.notes('llm')}")
+                _fetch(repo, address, f"+{replies}:{notes}")
             repo = Repository.discover(place)
     return repo
 

@@ -106,9 +106,10 @@ class Layout:
         """The names for taking a promotion back: its review branch."""
         return Layout(f"{self.slug}{_REVERT}")
 
-    def worker(self, name: str) -> str:
-        """A ref of an origin, where workers find a state or the recorded replies, for a while."""
-        return f"refs/autopilot/{self.slug}/workers/{name}"
+    @property
+    def workers(self) -> str:
+        """The beginning of the full names of refs of an origin that workers fetch, for a while."""
+        return f"refs/autopilot/{self.slug}/workers"
 
     @property
     def incoming(self) -> str:
