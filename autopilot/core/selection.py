@@ -3,7 +3,7 @@
 A selection sees the pool of all states that were kept, with their scores, and draws from the
 chance that it is given and nothing else: the same pool and seed give the same parents, so a resumed
 run and a replay choose as the run did. To add one, subclass `Selection` and name it with
-`--select package.module:Class`.
+`--select package.module:Class`. Strategies are chosen by the same contract (`--strategies`).
 """
 
 from __future__ import annotations

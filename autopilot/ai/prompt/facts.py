@@ -378,7 +378,7 @@ def _earlier(taken: Sequence[Taken]) -> Iterator[Attempt]:
     """The lessons of earlier experiments, but those of people; not the reasons, which quote."""
     pairs = ((each, x) for each in taken[::-1] for x in each.lessons if not x.by_hand)
     for each, lesson in pairs:
-        is_kept, how = lesson.outcome == "kept", [f"it was {lesson.outcome}"]
+        is_kept, how = lesson.outcome == "kept", [f"outcome: {lesson.outcome}"]
         facts: dict[str, Any] = {"strategy": lesson.strategy, "summary": lesson.summary}
         if (value := lesson.value) is not None and lesson.delta is not None:
             before = better_by(value, -lesson.delta, lesson.mode)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,11 +40,16 @@ from autopilot import (
 )
 from autopilot.ai.agent import Agent, AgentContext
 from autopilot.ai.prompt.briefing import Attempt, Brief, Editable
+from autopilot.ai.prompt.facts import recorded_brief
 from autopilot.core.comparison import EpochView
 from autopilot.core.gradient import Finding
 from autopilot.core.parameter import Parameter
+from autopilot.core.records.record import Taken
 from autopilot.core.selection import State
 from autopilot.errors import UsageError
+from autopilot.git.repository import Repository
+from autopilot.tracking import GitStore
+from autopilot.tracking.notebook import Notebook
 
 GOLDEN = Path(__file__).parent / "golden" / "prompt.md"
 CANARY = "CANARY"
@@ -378,6 +384,41 @@ def test_an_agent_is_asked_for_the_strategy_that_was_chosen_for_its_proposal(des
     found = [(again in text, "a kind that was not tried yet" in text) for text in asked]
     # More proposals than strategies: the agent chooses, as it does without a ranking.
     assert found == [(False, False), (True, False), (False, True), (False, False)]
+
+
+def test_an_agents_host_is_told_the_lessons_of_earlier_experiments(repository: Repository) -> None:
+    """Not the reasons of a verdict: they may quote val items."""
+    quoted = "val item CANARY raised"
+    lessons = (
+        Lesson(epoch=3, strategy="add", outcome="kept", summary="add x", delta=0.25, value=0.5),
+        Lesson(epoch=4, strategy="cut", outcome="failed", reason=quoted),
+        Lesson(epoch=4, strategy="ask", outcome="blocked", reason="they hate it", by_hand=True),
+    )
+    taken = Taken(experiment="past", monitor="cost", total=9, tries={"add": (2, 1)})
+    store = GitStore("new", repository)
+    store.bind([PathParameter(repository.workdir / "rules")])
+    store.begin(Manifest(slug="new", taken=(replace(taken, lessons=lessons),)))
+    store.close()
+    notebook = Notebook(repository, "new")
+    assert notebook.manifest.taken == (replace(taken, lessons=lessons),)
+    text = re.sub(r"data-(\w+)-\w+", r"\1", recorded_brief(notebook).render(5000))
+    assert text[text.index("## What worked") : text.index("## Now")].splitlines() == [
+        "## What worked",
+        "",
+        "<worked>",
+        "- in the earlier experiment past, epoch 3, add: add x (cost 0.250 -> 0.500)",
+        "</worked>",
+        "",
+        "## What was tried and taken back",
+        "",
+        "<failed>",
+        "noted by the user in past: ask (blocked): they hate it",
+        "",
+        "in the earlier experiment past, epoch 4, cut",
+        "  outcome: failed",
+        "</failed>",
+        "",
+    ]
 
 
 def test_what_a_run_was_started_with_counts_before_the_optimizers_own(desk: Path) -> None:
