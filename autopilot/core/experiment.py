@@ -350,18 +350,19 @@ class Experiment(InProgress):
         changed = state != self.now.state
         tried, budget = self.violations, self.now.budget_line
         record = step_record(optimizer, epoch, number, step, error, tried, budget, changed=changed)
-        beside = list[list[str]]()
         if (side := self.now.side) is not None:
             name = f"{epoch}-c{side.number}-{number}"
             record = replace(record, id=name, candidate=side.number, origin=side.origin)
-            if side.second is not None:
-                merge = f"merge of {side.origin} and {side.second.name}"
+            if side.second and not any(each.changed for each in self.now.steps):
+                merge = f"merge of {side.origin} and {side.second}"
                 summary = ": ".join(filter(None, [merge, record.summary]))
-                record = replace(record, merged_with=side.second.name, summary=summary)
-                beside.append([side.second.revision])  # a store of before takes no such argument
+                record = replace(record, merged_with=side.second, summary=summary)
         record = replace(record, wishes=self.people.end_step(is_made=not error))
         if record.changed:
             text = message.step_message(self.slug, record)
+            beside = (
+                [[side.theirs]] if side and record.merged_with else []
+            )  # others need not take it
             self.store.commit(state, text, [record], *beside)
             self.now.state = state
         else:

@@ -163,6 +163,7 @@ class EpochLoop(Loop):
 
     def stepped(self, fit: Fit, record: StepRecord) -> None:
         """After a step: the callbacks hear of it, and a person may refuse it."""
+        fit.optimizer.to_merge = {}
         fit.meter.add(record.cost)
         fit.got_feedback = fit.got_feedback or bool(record.gradients)
         fit.call("on_step_committed", record)

@@ -29,7 +29,7 @@ from autopilot.core.records.record import MERGE
 from autopilot.core.selection import BestSelection, Selection, State, chance_of
 from autopilot.core.states import RecordedStates, named_objectives
 from autopilot.core.stepping import Step
-from autopilot.core.store import Second, Side
+from autopilot.core.store import Side
 from autopilot.core.types import Cost
 from autopilot.errors import UsageError
 
@@ -136,7 +136,7 @@ class SearchLoop(EpochLoop):
 
     def _attempt(self, fit: Fit, attempt: Draft, tried: Sequence[Draft]) -> None:
         """The train split, a step, and the val split, of one candidate."""
-        if attempt.side is not None and attempt.side.is_merged:
+        if attempt.side and attempt.side.is_merged:
             train = self._merge(fit, attempt.side)
         else:
             train = self.learn_from_val(fit) if fit.train is None else self.train(fit)
@@ -244,13 +244,13 @@ class SearchLoop(EpochLoop):
         if self.proposals == 1 and (newest.epoch < epoch - 1 or len(newest.parents) > 1):
             return None
         for ours, theirs, ancestor in pool.pairs(chance):
-            second = Second(theirs.name, theirs.revision, ancestor.revision)
-            side = Side(epoch, 1, ours.revision, ours.name, ours.epoch, second)
+            places = theirs.name, theirs.revision, ancestor.revision
+            side = Side(epoch, 1, ours.revision, ours.name, ours.epoch, *places, is_merged=True)
             state, conflicts = experiment.store.combine(side)
             if state and experiment.measured(state) is None:
                 return side
             if conflicts and fit.optimizer.merges and conflicting is None:
-                conflicting = replace(side, second=replace(second, is_clean=False))
+                conflicting = replace(side, is_merged=False)
         return conflicting
 
     def _state(self, fit: Fit, attempt: Draft) -> State:
@@ -309,12 +309,10 @@ def beside(
     ahead = sum(each.is_merged for each in sides)  # no proposal of the optimizer's
     optimizer.proposal = max(side.number - ahead, 1), max(len(sides) - ahead, 1)
     fit.candidate, fit.metrics = side.number, {}
-    if side.second is not None and not side.second.is_clean:
+    if side.second and not side.is_merged:
+        states = zip(side.parents, (side.base, side.theirs), strict=True)
         changed = fit.experiment.store.diff
-        optimizer.to_merge = {
-            name: changed(side.second.ancestor, place)
-            for name, place in ((side.origin, side.base), (side.second.name, side.second.revision))
-        }
+        optimizer.to_merge = {name: changed(side.ancestor, place) for name, place in states}
     fit.line = f"c{side.number}"
     fit.loss.reset()
     optimizer.zero_grad()

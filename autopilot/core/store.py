@@ -13,12 +13,12 @@ from autopilot.core.items import copied
 from autopilot.core.parameter import Parameter, PathParameter
 from autopilot.core.records import message
 from autopilot.core.records.record import LlmRecord, Manifest, ProgressNote, Record
-from autopilot.core.store_base import R, Revision, Second, Side, Store
+from autopilot.core.store_base import R, Revision, Side, Store
 from autopilot.core.types import canonical, digest
 from autopilot.errors import ExperimentError
 from autopilot.files import SYMLINK, FileState
 
-__all__ = ["InMemoryStore", "R", "Revision", "Second", "Side", "Store"]
+__all__ = ["InMemoryStore", "R", "Revision", "Side", "Store"]
 
 _PROGRESS = 1000
 _CONFLICT, _GONE = "<conflict>", "<gone>"
@@ -94,9 +94,7 @@ class InMemoryStore(Store):
         self.restore(self.tip)
 
     def combine(self, side: Side) -> tuple[str, bool]:
-        assert side.second is not None, "it is a merge"
-        places = (side.second.ancestor, side.base, side.second.revision)
-        trees = [self._find(place).tree for place in places]
+        trees = [self._find(place).tree for place in (side.ancestor, side.base, side.theirs)]
         each = zip(*(self._states[tree] for tree in trees), strict=True)
         merged = [
             _merged(each, p.merged_text) for p, each in zip(self._parameters, each, strict=True)

@@ -56,23 +56,6 @@ class Revision:
 
 
 @dataclass(frozen=True, slots=True)
-class Second:
-    """The second state of a merge.
-
-    Args:
-        name: As `Side.origin`.
-        revision: Where it is.
-        ancestor: The revision of the newest state that both come from.
-        is_clean: Whether the two changes can be merged as they are.
-    """
-
-    name: str
-    revision: str
-    ancestor: str
-    is_clean: bool = True
-
-
-@dataclass(frozen=True, slots=True)
 class Side:
     """The line of revisions of a candidate, beside the experiment's own.
 
@@ -82,7 +65,10 @@ class Side:
         base: The revision that it starts from.
         origin: The name of the state there: "epoch-0003", or "epoch-0003-c2" of a candidate.
         origin_epoch: The epoch that measured that state.
-        second: Of a merge: the other state.
+        second: Of a merge: the name of the other state.
+        theirs: The revision of that.
+        ancestor: The revision of the newest state that both come from.
+        is_merged: Whether both changes are merged as they are: no optimizer is asked.
     """
 
     epoch: int
@@ -90,7 +76,10 @@ class Side:
     base: str
     origin: str = ""
     origin_epoch: int = 0
-    second: Second | None = None
+    second: str = ""
+    theirs: str = ""
+    ancestor: str = ""
+    is_merged: bool = False
 
     @property
     def name(self) -> str:
@@ -100,12 +89,7 @@ class Side:
     @property
     def parents(self) -> tuple[str, ...]:
         """The names of the states that it is made from: of a merge, two."""
-        return (self.origin, self.second.name) if self.second else (self.origin,)
-
-    @property
-    def is_merged(self) -> bool:
-        """Whether it is a merge that needs no optimizer."""
-        return self.second is not None and self.second.is_clean
+        return (self.origin, self.second) if self.second else (self.origin,)
 
 
 class Store(ABC):

@@ -148,14 +148,13 @@ def of_search(record: MetricsRecord, attempt: Draft, tried: Sequence[Draft] = ()
     """
     assert attempt.side is not None, "a candidate has a side"
     sides = [each.side for each in (tried or [attempt]) if each.side]
-    merges = [side.second for side in sides if side.second]
     return replace(
         record,
         candidate=attempt.side.number,
         revisions=tuple(each.revision if each.changed else "" for each in tried),
         stay=tuple(number for number, each in enumerate(tried, 1) if each.stays),
         origin=attempt.side.origin,
-        merged_with=merges[0].name if merges else "",
+        merged_with="".join(side.second for side in sides),
         origins=tuple(side.origin for side in sides) if tried else (),
         better=tuple(number for number, each in enumerate(tried, 1) if each.is_better),
     )

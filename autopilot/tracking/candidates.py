@@ -61,8 +61,7 @@ class CandidateLines(Store):
         return self._tip
 
     def combine(self, side: Side) -> tuple[str, bool]:
-        assert side.second is not None, "it is a merge"
-        sides = side.second.ancestor, side.base, side.second.revision
+        sides = side.ancestor, side.base, side.theirs
         merged = commits.merge_trees(self.repo, *sides, self._merged)
         is_new = merged.tree not in [objects.tree_of(self.repo, each) for each in sides]
         return (merged.tree if is_new else ""), bool(merged.conflicts)

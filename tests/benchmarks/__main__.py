@@ -18,6 +18,7 @@ from pathlib import Path
 from autopilot.git.commands import run_git
 from tests.benchmarks.calls import calls
 from tests.benchmarks.confinement import confinement
+from tests.benchmarks.landscape import landscape
 from tests.benchmarks.loop import jobs, loop
 from tests.benchmarks.page import page
 from tests.benchmarks.report import Report
@@ -44,6 +45,7 @@ BENCHMARKS: dict[str, Callable[[Report], None]] = {
     "proposals": proposals,
     "candidates": candidates,
     "search": search,
+    "landscape": landscape,
     "recall": recall,
 }
 _LONG = ("recall",)

@@ -88,6 +88,10 @@ LIMITS = {
     "calls": Limit("640 model calls over 64 threads against the ideal", 1.25, "x"),
     "search": Limit("a trial of a search in git over plain Optuna's, at 500 trials", 10, "ms"),
     "search, values": Limit("its trials whose value is not that of plain Optuna", 0, ""),
+    "landscape": Limit("frontier + merge to an optimum against GEPA's sampler", 1, "x"),
+    "landscape, best only": Limit(
+        "runs from the best state alone that leave a local optimum", 0, ""
+    ),
     "page": Limit("a report of 2,000 epochs opens", 2, "s"),
 }
 

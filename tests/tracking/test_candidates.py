@@ -24,7 +24,7 @@ from autopilot import (
 from autopilot.core.records.record import Manifest
 from autopilot.core.search import SearchLoop
 from autopilot.core.selection import BestSelection, Pool, State
-from autopilot.core.store import Second, Side
+from autopilot.core.store import Side
 from autopilot.git.repository import Repository
 from autopilot.tracking.attribution import lineage
 from autopilot.tracking.notebook import Notebook
@@ -66,7 +66,7 @@ def test_two_states_are_combined_line_by_line_and_key_by_key(
     same = state(5, a="one\n2\n3\n4\n5\n")
 
     def combined(one: str, other: str) -> tuple[str, bool]:
-        return store.combine(Side(2, 1, one, second=Second("other", other, base)))
+        return store.combine(Side(2, 1, one, theirs=other, ancestor=base))
 
     store.enter(None)
     made, conflicts = combined(ours, theirs)
