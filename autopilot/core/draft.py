@@ -28,6 +28,7 @@ class Draft:
         passes: Those of each measurement of val.
         facts: Split and measurement to a record of where its results are from, without them.
         compared: Comparisons with other states, once made.
+        recalled: How many of the results were known before, in a sentence.
         budget_line: The sentence on the budget that its step got.
         revision: Of a candidate: the revision with its state.
         metrics: Of a candidate: split to metric name to value.
@@ -55,6 +56,7 @@ class Draft:
     passes: list[list[Datum]] = field(default_factory=list)
     facts: dict[tuple[str, int], TraceRecord] = field(default_factory=dict)
     compared: list[Compared] = field(default_factory=list)
+    recalled: str = ""
     budget_line: str = ""
     revision: str = ""
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)

@@ -418,6 +418,7 @@ class Experiment(InProgress):
             stop=stop,
             state=state or {},
             repeat=self.repeat,
+            known=self.now.recalled,
             objectives=self.objectives if epoch == 0 else {},
             restarts=self.progress.restarts,
             restarts_s=self.progress.restarts_s,
@@ -479,6 +480,7 @@ class Experiment(InProgress):
             verdict=judged.verdict,
             inputs=inputs,
             test_gain=gain,
+            known=self.now.recalled,
             unmeasured=unmeasured_in(items),
         )
         self.store.annotate(revision, [*self.store.calls(), record])

@@ -9,7 +9,7 @@ from dataclasses import replace
 from autopilot.core.comparison import EpochView, Monitored, averaged
 from autopilot.core.draft import Draft
 from autopilot.core.interpreter import generators, seed_everything
-from autopilot.core.known import Known
+from autopilot.core.known import Known, known_sentence
 from autopilot.core.memory import Memory, Past
 from autopilot.core.progress import Death, EpochProgress, Position
 from autopilot.core.records import message
@@ -158,15 +158,17 @@ class InProgress(History):
         is_known = self.cache is not None and self.cache.find(position, batch) is not None
         return is_known or self.progress.has(position, batch, self.now.state)
 
-    def end_pass(self, at: Position) -> TraceRecord:
-        """Takes down what a pass over a split depends on, and where known results are from."""
+    def end_pass(self, at: Position, items: int) -> int:
+        """Takes down what a pass over so many items depends on; returns how many were known."""
         source, reach, known = self.progress.facts(at)
         given = self.cache.seen if self.cache is not None and reach else ""
         facts = TraceRecord(
             split=at.split, repeat=at.repeat, given=given, reach=reach, source=source, known=known
         )
         self.now.facts[at.split, at.repeat] = facts
-        return facts
+        if at.repeat == 0:
+            self.now.recalled = known_sentence(facts, items) if known else ""
+        return known
 
     @contextmanager
     def seeded(self, *parts: object) -> Iterator[None]:
@@ -198,6 +200,7 @@ class InProgress(History):
                 tree=attempt.state,
                 inputs=epoch.inputs,
                 repeat=self.repeat,
+                known=attempt.recalled,
                 values=attempt.values,
                 # Which one is the best is known of the epoch alone.
                 best=epoch.best,

@@ -24,7 +24,6 @@ from autopilot.core.figures import figures
 from autopilot.core.graph import no_grad
 from autopilot.core.interpreter import seed_of
 from autopilot.core.items import batches
-from autopilot.core.known import known_sentence
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.noise import FEWEST_GAINS, compare
 from autopilot.core.progress import Position
@@ -289,12 +288,9 @@ def measure_once(
                 race.add(index, data)
         for data in race.results() if race is not None else ():
             measured.update(data)
-    facts = experiment.end_pass(at)
-    if facts.known:
-        run.note(known_sentence(facts, measured.means.items))
-    measured.known = facts.known
+    known = measured.known = experiment.end_pass(at, measured.means.items)
     saved = race.saved if race is not None else 0
-    run.meter.add(Cost(measured.means.items - facts.known, known=facts.known, saved=saved))
+    run.meter.add(Cost(measured.means.items - known, known=known, saved=saved))
     if race is not None and race.stopped is not None:
         run.metrics[split] = {}
     elif not repeat:

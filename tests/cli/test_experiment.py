@@ -123,7 +123,7 @@ def test_show_tells_manifest_result_decision_and_events(demo):
 
 
 def test_compare_puts_two_side_by_side(demo):
-    demo.run("run", "counter.py", "-e", "short", "--max-epochs", "1", "--seed", "3")
+    demo.run("run", "counter.py", "-e", "short", "--max-epochs", "1", "--seed", "3", "--no-cache")
     lines = demo.run("experiment", "compare", "demo", "short").out.splitlines()
     rows = {line[:21].strip(): line[21:].split() for line in lines}
     assert lines[0].split() == ["demo", "short", "change"]

@@ -45,7 +45,11 @@ def test_equal_states_are_measured_once_in_a_repository(place):
     assert [each["evaluations"] for each in costs] == [5, 5, 5, 10]
     assert [each.get("known", 0) for each in costs] == [5, 5, 5, 0]
     assert "5 of 5 val items known from first, epoch 1" in place.run("show", "1", "-e", "warm").out
-    assert "known from" in warm.out and "known from" not in cold.out
+    assert "5 of 5 val items known from first, epoch 0" in warm.out and "known: 15 res" in warm.out
+    # An agent is told the same, whoever measured.
+    lessons = [[r["reason"] for r in place.notes(slug, "memory")] for slug in ("warm", "cold")]
+    assert lessons[0] == lessons[1]
+    assert "known" not in cold.out
     # All is in its own records: nothing of the first experiment is asked for any more.
     place.run("experiment", "delete", "first", "--yes")
     place.run("replay", "warm", "--level", "full")

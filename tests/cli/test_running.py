@@ -321,7 +321,8 @@ def test_budgets_survive_a_resume(place: Place) -> None:
     place.run("run", "counter.py", "-e", "ref", "--budget-evaluations", "40")
     expected = place.judged("ref")
 
-    place.run("run", "counter.py", "-e", "one", "--max-epochs", "1", "--budget-evaluations", "40")
+    budget = ("--budget-evaluations", "40", "--no-cache")
+    place.run("run", "counter.py", "-e", "one", "--max-epochs", "1", *budget)
     done = place.run("resume", "one", "--max-epochs", "100", "--json")
 
     assert done.document["stop_reason"].startswith("evaluation budget: 40 of 40 spent")

@@ -63,7 +63,8 @@ def lines(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
         lines.append(f"Strategy: {one_line(epoch.record.strategy, 1000)}")
     often, took_s = counted(epoch.record.restarts, "restart"), epoch.record.restarts_s
     restarts = f" ({took_s:.1f} s of it in {often})" if epoch.record.restarts else ""
-    lines += [f"Cost:     {costs(epoch.record.cost)}{restarts}", ""]
+    lines.append(f"Cost:     {costs(epoch.record.cost)}{restarts}")
+    lines += [*([f"Known:    {epoch.record.known}"] if epoch.record.known else []), ""]
     if epoch.number == 0:
         lines += ["    the state before anything was changed", ""]
     lines += _steps(notebook, epoch)

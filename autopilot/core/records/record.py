@@ -276,6 +276,8 @@ class MetricsRecord(Record):
         restarts_s: The seconds that this took, imports included.
         values: Numbers and choices of the parameters in the measured state, by name.
         memorized: Which items the edit has, in a sentence; "" if none.
+        known: How many items an earlier experiment had measured, and which, in a sentence; no
+            reason of the verdict, and told to no agent: it is the same as if they were measured.
         candidate: The number of the candidate that was measured; 0: the epoch has one alone. Of an
             epoch with several, the record is that of the best one.
         revisions: Of an epoch with several: the revision of each candidate, "" where it changed
@@ -318,6 +320,7 @@ class MetricsRecord(Record):
     restarts_s: float = 0.0
     values: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     memorized: str = ""
+    known: str = ""
     candidate: int = 0
     revisions: tuple[str, ...] = ()
     stay: tuple[int, ...] = ()
