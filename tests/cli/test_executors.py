@@ -37,9 +37,11 @@ class Raise(Optimizer):
 
 
 class Levels(AutoPilotModule):
-    def __init__(self, folder: str = "/nowhere", parents: int = 0, size: int = 2):
+    def __init__(
+        self, folder: str = "/nowhere", parents: int = 0, size: int = 2, bad: bool = False
+    ):
         super().__init__()
-        self.level, self.size = PathParameter("level.txt"), size
+        self.level, self.size, self.bad = PathParameter("level.txt"), size, bad
         self.folder, self.parents = Path(folder), parents
 
     def forward(self, batch):
@@ -58,6 +60,11 @@ class Levels(AutoPilotModule):
                 os.kill(pid, signal.SIGKILL)
             while (self.folder / "reached").exists() and not self.parents:
                 time.sleep(0.02)
+        is_bad = self.bad and level == 1 and not self.training
+        if is_bad and at == 5:
+            os._exit(3)
+        while is_bad and at == 6:
+            time.sleep(0.02)
         return Datum(success=level >= at, metrics={"chance": random.random()}, feedback="low")
 
     def configure_optimizers(self):
@@ -161,6 +168,22 @@ def test_workers_elsewhere_fetch_the_commits_of_candidates_from_an_origin(
     assert not any(each.is_relative_to(system.top.parent / system.top.name) for each in places)
     assert (system.cache / "autopilot" / "workers").is_dir()
     assert system.git("for-each-ref", cwd=bare) == ""
+
+
+def test_items_die_and_run_out_of_time_at_a_worker_as_they_do_here(system: Place) -> None:
+    more = "--max-epochs", "1", "--no-cache", "-H", "bad=true", "--item-timeout", "1"
+    more = *more, "--no-measure-noise"
+    system.run("run", "levels.py", "-e", "here", *more)
+    system.run("run", "levels.py", "-e", "far", *more, "--executor", "processes:2")
+    here, far = measured(system, "here"), measured(system, "far")
+    for item in (each for found in (here, far) for items in found[0].values() for each in items):
+        item.pop("metadata", None)  # where it was when it was ended
+    assert here == far
+    errors = [item.get("error_message", "") for item in far[0]["0-val"]]
+    assert [why[:36] for why in errors] == [""] * 4 + [
+        "the evaluation died: exit code 3 (os",
+        "no result within 1 s",
+    ]
 
 
 def test_what_cannot_measure_is_refused_before_anything_is_paid(
