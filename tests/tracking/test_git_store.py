@@ -12,6 +12,7 @@ from autopilot.errors import (
     ExperimentError,
     LockHeldError,
     ParameterError,
+    RecordError,
     RefMovedError,
     RepositoryError,
 )
@@ -112,6 +113,8 @@ def test_a_begin_that_was_killed_leaves_nothing_in_the_way(top, monkeypatch):
     assert not second.exists()
     second.begin(Manifest(slug="demo", idea="second"))
     assert [m.idea for _, m in second.records(Manifest)] == ["second"]
+    # Of two of them the start would be looked for on the branch each time.
+    assert len(git(top, "notes", "--ref=autopilot/demo/experiment", "list").splitlines()) == 1
     assert len(second.log()) == 1
     second.close()
 
@@ -322,6 +325,36 @@ def test_a_long_run_lets_go_of_the_packs_that_it_read(top, store):
     assert [each.id for each in store.log()] == [store.tip]
     store.tag(0, store.tip, "baseline\n")
     assert store.tags() == {0: store.tip}
+
+
+def test_who_goes_on_with_an_experiment_reads_every_line(top, store):
+    git(top, "notes", "--ref=autopilot/demo/gradients", "add", "-m", "{half", store.tip)
+    with pytest.raises(RecordError, match="gradients"):
+        open_store(top).records(StepRecord)
+
+
+def test_a_verdict_that_is_gone_is_asked_for(demo):
+    lost = demo.epoch(3).commit
+    git(demo.repo.workdir, "notes", "--ref=autopilot/demo/metrics", "remove", lost)
+    store = GitStore("demo", demo.repo.workdir)
+    store.refuse_gap([0, 1, 2])
+    with pytest.raises(ExperimentError, match=f"metrics on {lost[:7]}.* has no metrics"):
+        store.refuse_gap([0, 1, 2, 4, 5])
+
+
+def test_an_experiment_that_branches_off_works_where_its_origin_does(demo):
+    for number, in_place in enumerate((True, False)):
+        store = GitStore("demo", demo.repo, in_place=in_place)
+        assert store.branch(f"side{number}").in_place is in_place
+
+
+def test_what_no_ref_has_yet_is_made_after_a_prune(store, monkeypatch):
+    waited = []
+    monkeypatch.setattr("autopilot.tracking.git_store.wait_for_prune", waited.append)
+    store.state()
+    store.rollback(store.start, "back")
+    store.annotate(store.start, [Event(id="started-1", name="started")])
+    assert waited == [store.repo] * 3
 
 
 def test_a_name_that_was_used_before_is_refused(top, store):
