@@ -188,7 +188,7 @@ class Bench:
         asked, names = options.get("memory_from", "all"), optimizer.strategies()
         metric, user = (trainer.monitor, trainer.mode), self.workspace.user
         taken, self.lessons, notes = lessons_before(user, asked, self.manifest, metric, names)
-        experiment.manifest = replace(experiment.manifest, taken=taken)
+        experiment.manifest = replace(experiment.manifest, taken=tuple(taken))
         return notes
 
 

@@ -10,7 +10,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
 from operator import itemgetter
@@ -21,7 +21,7 @@ from autopilot.core.records.learnt import BLOCK_AFTER, DECISIONS
 from autopilot.core.records.record import EpochOutcome, Lesson, Manifest, Taken
 from autopilot.core.rules import ALL_BLOCKED
 from autopilot.core.store import Store
-from autopilot.errors import AutopilotError, ExperimentError
+from autopilot.errors import AutopilotError, ExperimentError, RepositoryError
 from autopilot.git.commits import read_commit
 from autopilot.git.repository import Repository
 from autopilot.text import counted, shorten
@@ -146,7 +146,7 @@ def unblocked_by(notebook: Notebook, block_after: int | None = None) -> str:
 
 # --- lessons of earlier experiments --------------------------------------------------------------
 
-_EXPERIMENTS, _LESSONS, _STRATEGIES = 10, 40, 50
+_EXPERIMENTS, _LESSONS, _STRATEGIES = 10, 12, 50
 # So many of the newest lessons are looked at, and of kept epochs; so many of one kind are taken.
 _NEWEST, _KEPT, _ALIKE, _TEXT = 100, 8, 2, 160
 _TEXTS = ("strategy", "summary", "reason", "category", "node")
@@ -154,7 +154,7 @@ _TEXTS = ("strategy", "summary", "reason", "category", "node")
 
 def lessons_before(
     repo: Repository, asked: str, new: Manifest, metric: tuple[str, str], strategies: Sequence[str]
-) -> tuple[tuple[Taken, ...], str, list[str]]:
+) -> tuple[list[Taken], str, list[str]]:
     """The lessons that a new experiment takes over, a line on them, and what else to know of them.
 
     Reads the index of each experiment, not its epochs.
@@ -169,59 +169,42 @@ def lessons_before(
     Raises:
         ExperimentError: there is no experiment of that name.
     """
-    said, damaged = list[str](), set(repo.damaged)
-    found, left = list[Notebook](), 0
+    said, taken, damaged = list[str](), list[Taken](), set(repo.damaged)
+    here, named, left = dict[str, str](), None, 0
     if asked == "all":
-        found, left = _alike(repo, new, metric, said)
+        here = experiments(repo)
     elif asked != "none":
-        project = new.slug.rpartition("/")[0] or None
         try:
-            found = [find(repo, asked, project).notebook]
-            said += _unlike(found[0], new, metric)
+            named = find(repo, asked, new.slug.rpartition("/")[0] or None).notebook
         except AutopilotError as error:
             what = f"--memory-from {asked}: {error.message}"
             raise ExperimentError(what, hint=error.hint) from error
-    room = max(_LESSONS // max(len(found), 1), 2 * _ALIKE)
-    taken = list[Taken]()
-    for notebook in found:
-        try:
-            taken += _taken(notebook, strategies, room)
-        except AutopilotError as error:
-            said.append(f"without the lessons of {notebook.slug}: {error.message}")
-    said += [f"left out of the lessons: {each}" for each in repo.damaged if each not in damaged]
-    line = ""
-    if taken:
-        count, total = sum(len(x.lessons) for x in taken), sum(x.total for x in taken)
-        of = f"{count} of {total} lessons" if total > count else counted(count, "lesson")
-        names = ", ".join(each.experiment for each in taken)
-        older = f", without {counted(left, 'older experiment')}" if left else ""
-        line = f"memory: {of} of {names}{older} (--memory-from none: without)"
-    elif found and asked != "all":
-        said.append(f"{found[0].slug} has no lessons yet")
-    return tuple(taken), line, said
+        here = {named.slug: named.tip}
 
+    def age(slug: str) -> tuple[int, str]:
+        with suppress(RepositoryError):  # it is named below
+            return read_commit(repo, here[slug]).time_s, slug
+        return 0, slug
 
-def _alike(
-    repo: Repository, new: Manifest, metric: tuple[str, str], said: list[str]
-) -> tuple[list[Notebook], int]:
-    """The newest experiments with the same parameters and metric; how many were not looked at."""
-    here = list[tuple[int, Notebook]]()
-    for slug, tip in experiments(repo).items():
+    for number, slug in enumerate(sorted(here, key=age, reverse=True)):
+        if len(taken) == _EXPERIMENTS:
+            left = len(here) - number
+            break
         try:
-            here.append((read_commit(repo, tip).time_s, Notebook(repo, slug, tip)))
+            notebook = named or Notebook(repo, slug, here[slug])
+            unlike = [*islice(_unlike(notebook, new, metric), None if named else 1)]
+            said += unlike if named else ()
+            taken += _taken(notebook, strategies) if named or not unlike else ()
         except AutopilotError as error:
             said.append(f"without the lessons of {slug}: {error.message}")
-    here.sort(key=lambda pair: (pair[0], pair[1].slug), reverse=True)
-    found = list[Notebook]()
-    for number, (_, notebook) in enumerate(here):
-        if len(found) == _EXPERIMENTS:
-            return found, len(here) - number
-        try:
-            if next(_unlike(notebook, new, metric), None) is None and notebook.last is not None:
-                found.append(notebook)
-        except AutopilotError as error:
-            said.append(f"without the lessons of {notebook.slug}: {error.message}")
-    return found, 0
+    said += [f"left out of the lessons: {each}" for each in repo.damaged if each not in damaged]
+    if not taken:
+        return taken, "", said + ([f"{named.slug} has no lessons yet"] if named else [])
+    count, total = sum(len(x.lessons) for x in taken), sum(x.total for x in taken)
+    of = f"{count} of {total} lessons" if total > count else counted(count, "lesson")
+    older = f", without {counted(left, 'older experiment')}" if left else ""
+    names = ", ".join(each.experiment for each in taken)
+    return taken, f"memory: {of} of {names}{older} (--memory-from none: without)", said
 
 
 def _unlike(notebook: Notebook, new: Manifest, metric: tuple[str, str]) -> Iterator[str]:
@@ -241,7 +224,7 @@ def _parameters(manifest: Manifest) -> set[tuple[str, str]]:
     return {(path, patterns.get(name, EVERYTHING)) for name, path in manifest.parameters.items()}
 
 
-def _taken(notebook: Notebook, strategies: Sequence[str], room: int) -> Iterator[Taken]:
+def _taken(notebook: Notebook, strategies: Sequence[str]) -> Iterator[Taken]:
     """The lessons that are taken over of an experiment; nothing, where it has none."""
     index, last = notebook.index, notebook.last
     if not index.lessons or last is None:
@@ -256,7 +239,7 @@ def _taken(notebook: Notebook, strategies: Sequence[str], room: int) -> Iterator
         is_open = not lesson.by_hand and lesson.epoch > last.epoch
         kinds[kind := (lesson.strategy, lesson.category, lesson.outcome)] += 1
         is_undone = lesson.outcome in DECISIONS and lesson.strategy not in learnt.blocked
-        if len(chosen) < room and kinds[kind] <= _ALIKE and not is_open and not is_undone:
+        if len(chosen) < _LESSONS and kinds[kind] <= _ALIKE and not is_open and not is_undone:
             texts = {name: shorten(getattr(lesson, name), _TEXT) for name in _TEXTS}
             chosen[at] = replace(lesson, experiment="", **texts)
     often = (name for name, _ in learnt.tried.most_common(_STRATEGIES) if len(name) <= _TEXT)
