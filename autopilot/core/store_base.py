@@ -186,8 +186,12 @@ class Store(ABC):
         Returns:
             The merged state for `place`, "" where they conflict or one has all of both; and whether
             they conflict.
+
+        Raises:
+            ExperimentError: the store merges no states.
         """
-        raise NotImplementedError
+        what = f"{type(self).__name__} merges no states"
+        raise ExperimentError(what, hint="leave merge out, or let it define combine and place")
 
     def place(self, state: str) -> None:
         """Puts the parameters into a merged state, exactly."""

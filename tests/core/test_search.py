@@ -24,7 +24,7 @@ from autopilot.core.records.message import epoch_tag
 from autopilot.core.records.record import MetricsRecord, StepRecord, TraceRecord
 from autopilot.core.rules import Rule, RuleOptimizer
 from autopilot.core.search import SearchLoop
-from autopilot.core.selection import Selection, selection
+from autopilot.core.selection import FrontierSelection, Selection, selection
 from autopilot.core.store import InMemoryStore
 from autopilot.errors import UsageError, UserCodeError
 from autopilot.tracking.git_store import GitStore
@@ -386,9 +386,9 @@ class Line(Optimizer):
         return Step(f"line {number} of {of}", f"line-{number}")
 
 
-def fitted(module, max_epochs=3, proposals=2):
+def fitted(module, max_epochs=3, proposals=2, select=None):
     experiment = Experiment(InMemoryStore())
-    loop = SearchLoop(proposals, 1, selection("frontier"), None, merge=True)
+    loop = SearchLoop(proposals, 1, select or selection("frontier"), None, merge=True)
     Trainer(experiment=experiment, loop=loop).fit(module, max_epochs=max_epochs)
     return experiment
 
@@ -422,9 +422,18 @@ def test_two_states_that_are_good_at_different_items_are_merged_line_by_line():
     assert parents[:4] == [(), ("epoch-0000",), ("epoch-0000",), merged.parents]
 
 
-def test_states_whose_changes_conflict_are_not_merged():
-    experiment = fitted(Words("ab\n", "xy"))
+class Unmerged(Words):
+    def configure_optimizers(self):
+        optimizer = Line(self.parameters())
+        optimizer.block_strategy("merge")
+        return optimizer
+
+
+@pytest.mark.parametrize("module", [Words("ab\n", "xy"), Unmerged()], ids=["conflict", "blocked"])
+def test_states_that_conflict_are_not_merged_nor_any_where_that_is_blocked(module):
+    experiment = fitted(module)
     assert {r.merged_with for r in experiment.history} == {""}
+    assert any(record.stay for record in experiment.history)
 
 
 def test_a_merge_needs_states_beside_the_best_one():
@@ -435,14 +444,14 @@ def test_a_merge_needs_states_beside_the_best_one():
 
 
 class InTurn(Line):
-    """Adds x to the first line and y to the last, by turns; each costs another letter at first."""
+    """Adds x, y or z by turns, each in a line of its own and in place of another letter."""
 
     turn = 0
 
     def step(self):
         self.turn += 1
         lines = self.parameters[0].data.splitlines()
-        place, old, new = [(0, "a", "x"), (-1, "b", "y")][self.turn % 2]
+        place, old, new = [(0, "a", "x"), (4, "b", "y"), (-1, "c", "z")][self.turn % 3]
         lines[place] = lines[place].replace(old, "") + new
         self.parameters[0].data = "\n".join(lines) + "\n"
         return Step(f"write {new}", new)
@@ -455,15 +464,22 @@ class InTurn(Line):
 
 
 class Costly(Words):
+    def __init__(self):
+        super().__init__("a\n\n\n\nb\n\n\n\nc\n", "abcxyz")
+
     def configure_optimizers(self):
         return InTurn(self.parameters())
 
 
+class First(FrontierSelection):
+    def choose(self, pool, count, chance):
+        return [pool.states["epoch-0000"]]
+
+
 def test_with_one_proposal_a_merge_follows_a_new_state_and_the_optimizer_keeps_its_turn():
-    experiment = fitted(Costly(), 4, proposals=1)
-    assert [(r.strategy, r.merged_with != "", r.stay) for r in experiment.history[1:4]] == [
-        ("y", False, (1,)),
-        ("x", False, (1,)),
-        ("merge", True, (1,)),
-    ]
-    assert experiment.history[4].strategy == "y"
+    experiment = fitted(Costly(), 6, proposals=1, select=First())
+    history = experiment.history[1:]
+    # After the second merge there are two more pairs, which wait for the next state.
+    assert [r.strategy for r in history] == ["y", "z", "merge", "x", "merge", "y"]
+    assert [r.merged_with != "" for r in history] == [r.strategy == "merge" for r in history]
+    assert [r.stay for r in history[:5]] == [(1,)] * 5

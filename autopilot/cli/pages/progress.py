@@ -132,7 +132,7 @@ class Reporter(Callback):
         self, trainer: RunView, module: AutoPilotModule, sides: Sequence[Side]
     ) -> None:
         if self._live is not None:
-            origins = ", ".join(dict.fromkeys(side.origin for side in sides))
+            origins = ", ".join(dict.fromkeys(name for side in sides for name in side.parents))
             what = f"epoch {trainer.current_epoch}: {len(sides)} candidates, from {origins}"
             self._live.update(self._task, description=what)
 
