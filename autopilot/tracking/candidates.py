@@ -86,11 +86,12 @@ class CandidateLines(Store):
             number = epoch_number(name.rpartition("/")[2].partition("-")[0])
             if number is not None and number <= last:
                 refs.delete_ref(self.repo, name, oid)
-                Layout(self.slug, name.rpartition("/")[2]).progress(self.repo).unlink(True)
         self._others.clear()
-        folder = Layout(self.slug, "0-0").progress(self.repo).parent
-        for lock in folder.glob("*.lock"):
-            lock.unlink(missing_ok=True)
+        folder = self.layout.beside(self.repo)
+        for path in (*folder.glob("*.lock"), *folder.glob("*.progress.jsonl")):
+            number = epoch_number(path.name.partition("-")[0])
+            if number is None or number <= last:
+                path.unlink(missing_ok=True)
         for place in (folder, folder.parent):
             with contextlib.suppress(OSError):  # it is in use
                 place.rmdir()

@@ -17,7 +17,14 @@ from autopilot.core.parameter import Parameter
 from autopilot.core.records import message
 from autopilot.core.records.index import Index
 from autopilot.core.records.learnt import BLOCK_AFTER
-from autopilot.core.records.record import Event, LlmRecord, Manifest, ProgressNote, Record
+from autopilot.core.records.record import (
+    LAST_EPOCH,
+    Event,
+    LlmRecord,
+    Manifest,
+    ProgressNote,
+    Record,
+)
 from autopilot.core.store import R, Revision
 from autopilot.errors import ExperimentError, ParameterError
 from autopilot.files import REGULAR, FileState, replace_file
@@ -133,6 +140,7 @@ class GitStore(CandidateLines):
             raise
         self._move_to(start, tree, self._staged[1])
         self.clear_progress()
+        self.forget_candidates(LAST_EPOCH)  # of an experiment of that name that is gone
         return start
 
     def reopen(self) -> None:

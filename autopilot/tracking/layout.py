@@ -169,8 +169,12 @@ class Layout:
         """Results of the epoch that is going on, or of a candidate of it; local."""
         folder, name = repo.common_dir / "autopilot", "progress.jsonl"
         if self.side:
-            return folder / self.slug / "candidates" / f"{self.side}.{name}"
+            return self.beside(repo) / f"{self.side}.{name}"
         return folder / f"{self.slug}.{name}"
+
+    def beside(self, repo: Repository) -> Path:
+        """The folder with the progress of the candidates of the epoch that is going on; local."""
+        return repo.common_dir / "autopilot" / self.slug / "candidates"
 
     def said(self, repo: Repository) -> Path:
         """Events that people hand over to the process that runs the experiment; local."""
@@ -271,7 +275,7 @@ def state_of_tag(name: str) -> tuple[int, int] | None:
 
 def candidates_progress(repo: Repository, slug: str) -> dict[int, Path]:
     """Number to the progress of each candidate of the epoch that is going on."""
-    paths = Layout(slug, "0-0").progress(repo).parent.glob("*-*.progress.jsonl")
+    paths = Layout(slug).beside(repo).glob("*-*.progress.jsonl")
     places = ((path.name.partition(".")[0].split("-"), path) for path in paths)
     found = sorted((int(epoch), int(number), path) for (epoch, number), path in places)
     return {number: path for epoch, number, path in found if epoch == found[-1][0]}

@@ -253,7 +253,9 @@ class Removal:
 
     Args:
         review: Its review branch, and that for taking it back, where they are.
+        candidates: Those of the epoch in which a run was interrupted.
         worktree: The folder that an interrupted run left; None where there is none.
+        beside: The folders of its candidates.
         others: Branches and tags of such names that no run made: they stay.
     """
 
@@ -263,8 +265,10 @@ class Removal:
     tags: dict[str, str]
     notes: dict[str, str]
     snapshots: dict[str, str]
+    candidates: dict[str, str]
     progress: Path | None
     worktree: Path | None
+    beside: tuple[Path, ...]
     report: Path | None
     trackers: tuple[Path, ...] = ()
     outputs: tuple[WrittenPath, ...] = ()
@@ -274,7 +278,8 @@ class Removal:
     @property
     def refs(self) -> dict[str, str]:
         """All refs with the objects that they point at."""
-        return self.branch | self.review | self.tags | self.notes | self.snapshots
+        notes = self.notes | self.snapshots | self.candidates
+        return self.branch | self.review | self.tags | notes
 
 
 def plan_removal(repo: Repository, slug: str) -> Removal:
@@ -289,8 +294,9 @@ def plan_removal(repo: Repository, slug: str) -> Removal:
         _ = Notebook(repo, slug).start  # raises: there is none
     with held(repo, slug):
         found = _plan(repo, slug)
-        outputs = _outputs(repo, slug, found.worktree) if found.worktree is not None else ()
-        return replace(found, outputs=outputs)
+        places = [found.worktree] * (found.worktree is not None) + [*found.beside]
+        outputs = [each for place in places if place for each in _outputs(repo, slug, place)]
+        return replace(found, outputs=tuple(outputs))
 
 
 def remove(repo: Repository, removal: Removal) -> None:
@@ -312,19 +318,20 @@ def remove(repo: Repository, removal: Removal) -> None:
         clear_stale_locks(repo, [*removal.review])  # that of a revert has another experiment's name
         # Else a lock that is somebody's own would leave it by halves.
         delete_refs(repo, removal.refs, check=True)
-        if removal.worktree is not None:
-            remove_worktree(repo, removal.worktree)
+        for place in (removal.worktree, *removal.beside):
+            if place is not None:
+                remove_worktree(repo, place)
         local = layout.request, layout.derived, layout.index, layout.trying, layout.said
         own = (removal.progress, removal.report, *_beside(repo, removal.slug))
         for file in (*own, *(place(repo) for place in local)):
             if file is not None:
                 file.unlink(missing_ok=True)
-        for folder in removal.trackers:
+        for folder in (*removal.trackers, layout.beside(repo)):
             remove_folder(folder)
         if removal.kept:
             remove_folder(layout.kept(repo))
-            with contextlib.suppress(OSError):  # a project's experiments are beside it
-                layout.kept(repo).parent.rmdir()
+        with contextlib.suppress(OSError):  # a project's experiments are beside it
+            layout.kept(repo).parent.rmdir()
         delete_refs(repo, removal.refs)
 
 
@@ -348,7 +355,6 @@ def _plan(repo: Repository, slug: str) -> Removal:
     snapshots = _directly_below(repo, layout.snapshots)
     # What was fetched to be looked at, when that was killed.
     snapshots |= refs.list_refs(repo, f"{layout.incoming}/refs")
-    snapshots |= refs.list_refs(repo, layout.candidates)
     progress, report = layout.progress(repo), layout.report(repo)
     start = None
     with contextlib.suppress(ExperimentError):
@@ -361,8 +367,10 @@ def _plan(repo: Repository, slug: str) -> Removal:
         tags=tags,
         notes=_directly_below(repo, layout.notes("").rstrip("/")),
         snapshots=snapshots,
+        candidates=refs.list_refs(repo, layout.candidates),
         progress=progress if progress.is_file() else None,
         worktree=worktree if (worktree / ".git").is_file() else None,
+        beside=tuple(sorted(worktree.parent.glob(f"{worktree.name}@*"))),
         report=report if report.is_file() else None,
         trackers=tuple(tracker_runs(repo, start)) if start else (),
         kept=tuple(kept_outputs(repo, slug)),

@@ -113,6 +113,14 @@ def test_a_search_in_git_is_read_shared_and_reviewed(place: Place, tmp_path: Pat
     place.run("push", "demo")
     git("clone", "--quiet", str(tmp_path / "origin.git"), str(tmp_path / "clone"), cwd=tmp_path)
     place.run("fetch", cwd=tmp_path / "clone")
+    # A clone that has an older state, and has read it, gets what was added.
+    assert place.run("log", cwd=tmp_path / "clone").out == place.call("log").out
+    place.run("resume", "demo", "--max-epochs", "4")
+    place.call("push", "demo")
+    place.run("fetch", cwd=tmp_path / "clone")
+    each = ["--format=%(refname) %(objectname)", "refs/notes", "refs/tags", f"refs/heads/{branch}"]
+    assert git("for-each-ref", *each, cwd=tmp_path / "clone") == git("for-each-ref", *each)
+    assert place.run("log", cwd=tmp_path / "clone").out == place.call("log").out
     for level in ("metrics", "full"):
         place.run("replay", "demo", "--level", level, cwd=tmp_path / "clone")
     place.run("propose", "create", "demo")

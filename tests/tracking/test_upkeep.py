@@ -11,6 +11,8 @@ import pytest
 from experiments import Untouched, git, make
 
 from autopilot.core.parameter import PathParameter
+from autopilot.core.records.record import ProgressNote
+from autopilot.core.store import Side
 from autopilot.errors import (
     ExperimentError,
     GitCommandError,
@@ -96,6 +98,33 @@ def test_a_removal_takes_exactly_what_belongs_to_it(top, demo):
     with pytest.raises(ExperimentError, match="there is no experiment demo"):
         plan_removal(demo.repo, "demo")
     assert make(top, "demo").epochs
+
+
+def test_what_candidates_left_goes_with_their_experiment(top, demo):
+    """A run of several candidates that was killed: else one of the same name goes on with them."""
+
+    def candidate(epoch, base):
+        store = GitStore("demo", top, in_place=False)
+        store.enter(Side(epoch, 1, base))
+        store.note_progress(ProgressNote(epoch=epoch, split="val", key="k", items=1))
+        store.progress_file.close()
+
+    layout, left = Layout("demo"), worktree_path(demo.repo, "demo@1")
+    candidate(6, demo.tip)
+    place = add_worktree(demo.repo, left, demo.repo.head_commit()).workdir
+    (place / "written.txt").write_text("x")
+    assert user_of(Repository.discover(place))[1] == "demo"
+    removal = plan_removal(demo.repo, "demo")
+    assert list(removal.candidates) == ["refs/autopilot/demo/candidates/6-1"]
+    assert (removal.snapshots, removal.beside) == ({}, (place,))
+    assert [each.path for each in removal.outputs] == ["written.txt"]
+    remove(demo.repo, removal)
+    assert not place.exists() and not layout.beside(demo.repo).parent.exists()
+    assert git(top, "for-each-ref", "refs/autopilot") == ""
+    # What is left where the branch was deleted by hand does not count either.
+    candidate(1, demo.repo.head_commit())
+    make(top, "demo")
+    assert not layout.beside(demo.repo).exists()
 
 
 def test_a_running_or_checked_out_experiment_is_not_removed(top, demo):

@@ -177,6 +177,8 @@ def removal(removed: Removal) -> list[str]:
         lines.append(counted(len(removed.snapshots), "snapshot") + " of your checkout")
     if removed.progress is not None:
         lines.append(f"the progress of the last epoch: {removed.progress}")
+    if removed.candidates:
+        lines.append(f"{counted(len(removed.candidates), 'candidate')} of the epoch in progress")
     if removed.worktree is not None:
         written = f", with {', '.join(map(str, removed.outputs))}" if removed.outputs else ""
         lines.append(f"the worktree {removed.worktree}{written}")
