@@ -21,7 +21,9 @@ Strategy = Annotated[str, Word("STRATEGY", "Its name, as the log shows it.")]
 
 # The outcomes that a person may record, and those that can be asked for.
 Learnt = StrEnum("Learnt", "kept rejected unchanged repeated failed")
-Asked = StrEnum("Asked", "kept rejected unchanged repeated failed refused blocked unblocked")
+Asked = StrEnum(
+    "Asked", "kept rejected screened raced unchanged repeated failed refused blocked unblocked"
+)
 
 
 def query(

@@ -123,16 +123,17 @@ class CheapGates:
         chance = Random(f"{evaluator.seed} screen {epoch}")
         chosen = chance.sample(failed, min(len(failed), count - some_passed))
         chosen = sorted([*chosen, *chance.sample(passed, some_passed)], key=itemgetter(0, 1))
-        after, place = list[Datum](), Position("train", epoch)
+        after, at = list[Datum](), Position("train", epoch)
         with no_grad():
-            for number, batch, _ in evaluator.ahead(_batches(given, chosen), place):
-                after += evaluator.run(replace(place, number=number), batch).leaves()
+            for number, batch, _ in evaluator.ahead(_batches(given, chosen), at):
+                after += evaluator.run(replace(at, number=number), batch).leaves()
         run.meter.add(Cost(evaluations=len(after)))
-        # A service that did not answer says nothing of the state.
-        pairs = [(p[3], x) for p, x in zip(chosen, after, strict=True) if x.unmeasured is None]
+        # A service that did not answer says nothing of the state, nor does one result of a batch.
+        both = zip(chosen, after, strict=True) if len(after) == len(chosen) else ()
+        pairs = [(place[3], item) for place, item in both if item.unmeasured is None]
         found = compare(monitored, [x for _, x in pairs], [x for x, _ in pairs])
         if found is None or not (found.shared or found.lost or found.fresh):
-            run.note(f"not screened: no train item has a {monitored.name}")
+            run.note(f"not screened: no train item has {monitored.name}")
             return None
         gain = 0.0
         if found.other is not None and found.value is not None:
@@ -142,8 +143,7 @@ class CheapGates:
         said = f"{monitored.name} {' -> '.join(figures(found.other, found.value))} is no better"
         if found.lost:
             said = f"no {monitored.name} any more: {some(found.lost)}"
-        failing = sum(place in failed for place in chosen)
-        which = f"{len(chosen)} train items ({failing} that failed)"
+        which = f"{len(chosen)} train items ({len(chosen) - some_passed} that failed)"
         reason = f"screened on {which}: {said}; val was not measured"
         run.meter.add(Cost(saved=len(experiment.best_items)))
         return KnownState(None, {}, "screened", (reason,))

@@ -146,6 +146,8 @@ def test_a_state_that_is_no_better_on_train_items_is_rejected_without_val():
     assert [dict(r.metrics) for r in (records[1], records[2])] == [{}, {}]
     assert [r.cost.saved for r in records[1:4]] == [30, 0, 0] and records[-1].spent.saved == 90
     assert [r.cost.evaluations for r in records[1:4]] == [12 + 8, 12, 12 + 8 + 30]
+    # A budget is for epochs that are measured as a whole, which each may be.
+    assert {epoch.counted for epoch in experiment.epochs[1:]} == {12 + 8 + 30, 12}
     assert records[2].reasons == ("the same state as epoch 1 (rejected), not evaluated again",)
     # Of those that failed, all are among the eight: the state was made for them.
     assert {f"t{at}" for at in range(6, 12)} < set(evaluated(module, "6 20", "t")[:8])
@@ -264,6 +266,21 @@ def test_what_is_interrupted_goes_on_where_it_was(at):
     trainer.fit(module, max_epochs=3)
     assert story(experiment) == story(reference)
     assert Counter(module.seen) == Counter(whole.seen)
+
+
+class Broken(Known):
+    """Gives one result for a whole batch, once it was edited."""
+
+    def forward(self, batch):
+        if self.word.data != "start" and batch.items[0].id[0] == "t":
+            return Datum(success=False)
+        return super().forward(batch)
+
+
+def test_a_state_that_cannot_be_screened_is_measured():
+    _, experiment = fitted(1, CheapGates(8), Broken, states=["9 18"])
+    assert experiment.history[1].verdict == "kept"
+    assert "not screened: no train item has accuracy" in experiment.history[1].reasons
 
 
 class Own(Policy):

@@ -83,7 +83,7 @@ def test_cost_is_told_by_role_and_the_rest_has_a_name(notebook):
     assert (judge["calls"], judge["cost"][2]) == (1, 0.02)
     assert [epoch for epoch, *_ in judge["by_epoch"]] == [1]
     # 1,000 tokens and 0.10 dollars were spent, 600 and 0.07 by recorded calls.
-    _, tokens, usd, _ = roles["other"]["cost"]
+    _, tokens, usd, *_ = roles["other"]["cost"]
     assert (tokens, usd) == (400, pytest.approx(0.03))
 
 

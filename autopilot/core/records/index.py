@@ -131,7 +131,7 @@ class Judged(NamedTuple):
         revision: Where its records are.
         tree: The state that was measured.
         stay: The numbers of candidates that stay beside the best one.
-        known: How many of its items had results before.
+        known: How many of its items had results before, or were not measured since it was rejected.
     """
 
     number: int
@@ -150,7 +150,7 @@ class Judged(NamedTuple):
 
     @property
     def counted(self) -> int:
-        """How many evaluations it would take anew, without those that measured the noise."""
+        """How many evaluations all of it would take, without those that measured the noise."""
         return self.evaluations + self.known - self.noise
 
     @classmethod
@@ -169,7 +169,7 @@ class Judged(NamedTuple):
             revision=revision,
             tree=record.tree,
             stay=list(record.stay),
-            known=record.cost.known,
+            known=record.cost.known + record.cost.saved,
         )
 
 
