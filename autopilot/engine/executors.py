@@ -252,7 +252,9 @@ class DaskWorkers(Executor):
 
     def is_alive(self) -> bool:
         """Whether it has a worker."""
-        return bool(self._client.scheduler_info()["workers"])
+        with contextlib.suppress(OSError):  # its scheduler is gone
+            return bool(self._client.scheduler_info()["workers"])
+        return False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **more: Any) -> Future[Any]:
         return self._executor.submit(fn, *args, **more)  # type: ignore[no-any-return]

@@ -47,8 +47,7 @@ from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.parameters import scope_of
 
-_LOOK_S = 1.0
-_LOSSES_AT_MOST = 3
+_LOOK_S, _LOSSES_AT_MOST = 1.0, 3
 
 
 @dataclass(slots=True)
@@ -148,8 +147,7 @@ class Workers(Machines):
         self._held = [*module.modules(), *module.parameters()]
         self._inputs, self._name, self._jobs = inputs, name, manifest.options.get("jobs") or 0
         self.by_item = bool(self._jobs)
-        self._blocks = self._jobs or getattr(executor, "_max_workers", None) or os.cpu_count() or 1
-        self.width = 2 if self.by_item else self._blocks + 1
+        self._count()
         # Its items have processes, each at a worker.
         own = dict(manifest.options) | ({"jobs": 1} if self.by_item else {})
         self._manifest = replace(manifest, options=own)
@@ -188,6 +186,8 @@ class Workers(Machines):
     # --- blocks -----------------------------------------------------------------------------
 
     def begin(self, position: Position, parts: Mapping[int, Datum]) -> None:
+        if not position.number:
+            self._count()
         self._begun[position.batch] = self._hand_over(position, parts)
 
     def finish(
@@ -248,6 +248,12 @@ class Workers(Machines):
         if isinstance(self._executor, DaskWorkers) and not self._executor.is_alive():
             raise ConnectionError(f"{self._name} has no worker")
 
+    def _count(self) -> None:
+        """Looks how many blocks to hand over at once; a cluster may have grown."""
+        most = getattr(self._executor, "_max_workers", None) or os.cpu_count()
+        self._blocks = self._jobs or most or 1
+        self.width = 2 if self.by_item else self._blocks + 1
+
     def _hand_over(self, position: Position, parts: Mapping[int, Datum]) -> list[_Handed]:
         numbers = sorted(parts)
         size = ceil(len(numbers) / (2 * self._blocks)) if self.by_item else 1
@@ -273,21 +279,20 @@ class Workers(Machines):
         )
         held, needs = None, before.needs if before else ()
         if run is not None and experiment.is_open:
-            recorder, share = StoreRecorder.of(run), 1 if before and before.is_alone else None
+            share = 1 if before and before.is_alone else self._blocks + 1
             calls = [*experiment.store.calls(), *experiment.now.lent]
-            loan, held = run.ledger.lend(share or self._blocks + 1)
-            line = run.line
-            block = replace(block, place=run.place, line=line, loan=loan)
-            known = frozenset(call.id for call in calls)
-            block = replace(block, calls=tuple(recorder.named(needs)), known=known)
-        losses, is_alone = (before.losses, before.is_alone) if before else (0, False)
+            loan, held = run.ledger.lend(share)
+            known, given = frozenset(c.id for c in calls), StoreRecorder.of(run).named(needs)
+            block = replace(block, calls=tuple(given), known=known, loan=loan)
+            block = replace(block, place=run.place, line=run.line)
+        losses, alone = (before.losses, before.is_alone) if before else (0, False)
         try:
             future = self._submit(block)
         except ConnectionError:
             if held is not None:
                 held.settle(None)
             raise
-        return _Handed(position, parts, future, held, losses, needs, is_alone)
+        return _Handed(position, parts, future, held, losses, needs, alone)
 
     def _submit(self, block: Block) -> Future[bytes]:
         request = pickle.dumps((__version__, pickle.dumps(block)))
