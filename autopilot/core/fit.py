@@ -22,7 +22,7 @@ from autopilot.core.optimizer import Step
 from autopilot.core.outages import Outages, infrastructure_in
 from autopilot.core.policy import Decision
 from autopilot.core.records.record import TOGETHER, StepRecord
-from autopilot.core.repeats import measure_again, measure_often
+from autopilot.core.repeats import distrust, measure_again, measure_often
 from autopilot.core.run import Run
 from autopilot.core.setup_checks import Setup, check_gates
 from autopilot.core.signatures import check_awaited
@@ -167,8 +167,7 @@ class Fit(Run):
     def measure_noise(self, val: Measured) -> list[str]:
         """Measures the baseline's val split a second time, with other chance.
 
-        The experiment gets the noise, and the second measurement is put beside the first, `val`,
-        whose metrics the baseline has.
+        The experiment gets the noise; the second measurement is put beside the first, `val`.
 
         Returns:
             One sentence on the noise; none without a val split, or where it is switched off.
@@ -180,6 +179,7 @@ class Fit(Run):
             experiment.noise = experiment.known_noise
         elif skipped := self._reason_to_skip(val):
             experiment.noise = Noise(smallest=val.share(self.monitor), skipped=skipped)
+            distrust(self, self.evaluator, val, self.val)
         else:
             measure_again(self, self.evaluator, val, self.val)
             assert experiment.monitored is not None, "the Trainer sets it"

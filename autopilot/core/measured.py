@@ -275,7 +275,9 @@ def measure_once(
         given: Iterator[Batch] = iter(())
         given = given if loader is None else batches(loader, split, epoch, seed)
         if experiment.cache is not None:
-            state, is_counted = experiment.now.state, repeat < experiment.repeat
+            # The last one of the baseline tells whether what is known of the others is right.
+            is_counted = repeat == 0 or repeat < experiment.repeat - (epoch == 0)
+            state = experiment.now.state
             given = experiment.cache.batches(at, state, given, is_counted=is_counted)
         given = race.order(given) if race is not None else given
         for index, batch, _ in evaluator.ahead(given, at):

@@ -18,20 +18,27 @@ def measure_again(
 ) -> None:
     """Measures the baseline a second time, beside the first, if it was measured once.
 
-    Where its known results were others, nothing that is known counts, and it is measured anew.
+    Where its known results were others, nothing that is known counts.
     """
-    if len(val.passes) > 1:
-        return
-    again = measure_once(run, evaluator, "val", 0, loader, repeat=1)
-    val.beside.append(again)
-    experiment, first = run.experiment, val.passes[0]
-    if experiment.cache is None or is_same(first.items, again.items):
+    if len(val.passes) == 1:
+        val.beside.append(measure_once(run, evaluator, "val", 0, loader, repeat=1))
+    if not is_same(val.passes[0].items, [*val.passes, *val.beside][-1].items):
+        distrust(run, evaluator, val, loader)
+
+
+def distrust(run: Run, evaluator: Evaluator, val: Measured, loader: Iterable[Any] | None) -> None:
+    """Lets nothing count that is known, and measures what is known of the baseline anew."""
+    experiment = run.experiment
+    if experiment.cache is None:
         return
     experiment.cache.is_off = experiment.progress.distrusts = True
-    if first.known:
-        run.note(f"{first.known} val items were known otherwise: measured anew")
-        run.meter.add(Cost(known=-first.known))
-        val.passes[0] = measure_once(run, evaluator, "val", 0, loader)
+    # The first one last: callbacks hear of it, with the means.
+    for number in reversed([n for n, each in enumerate(val.passes) if each.known]):
+        known, others = val.passes[number].known, () if number else val.passes[1:]
+        run.note(f"{known} val items were known, but no second measurement says so: measured anew")
+        run.meter.add(Cost(known=-known))
+        again = measure_once(run, evaluator, "val", 0, loader, number, others)
+        val.passes[number] = again
 
 
 def measure_often(

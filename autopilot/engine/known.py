@@ -68,7 +68,10 @@ class RecordedResults(Known):
     # --- what the results of this run depend on --------------------------------------------------
 
     def begin(self, state: str) -> None:
-        inputs = self._inputs
+        inputs, noise = self._inputs, self._experiment.noise
+        is_steady = noise is not None and not (noise.skipped or noise.is_noisy)
+        # Of a state that was measured once, nothing shows that what is known is right.
+        self.is_off |= self._experiment.last_epoch >= 0 and not is_steady
         inputs.uses.discard("chance")
         inputs.recent.clear()
         self._before, self._count = inputs.parameter_files(), -1
@@ -222,7 +225,8 @@ def know_others(
     module, store = bench.module, experiment.store
     how = options.fresh or ("auto" if module.ends_items else module.fresh)
     is_followed = child.is_supervised and not bench.workspace.in_place
-    if options.cache is False or how == Fresh.never or not is_followed:
+    is_checked = options.measure_noise is not False  # else nothing shows that it is right
+    if options.cache is False or how == Fresh.never or not (is_followed and is_checked):
         return []
     assert isinstance(store, GitStore), "a run has one"
     experiment.cache = known = RecordedResults(bench, options, experiment, store, imported)

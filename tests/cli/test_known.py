@@ -62,7 +62,8 @@ def test_the_key_is_all_that_a_result_depends_on(place):
         place.run("run", "counter.py", "-e", slug, "--max-epochs", "1", *options)
         return (0, "val", 0) in known(place, slug)
 
-    assert not knows("sized", "-H", "size=3")
+    assert not knows("sized", "-H", "size=2")
+    assert not knows("scored", "--failed-value", "0")
     # A change that is not committed is another state, whatever git's index says of the file.
     place.write("x.txt", "3\n")
     assert not knows("dirty", "--include-dirty")
@@ -80,8 +81,25 @@ def test_a_noisy_result_is_never_taken_over(place):
     place.change("counter.py", ("success=passed,", f"success=passed, {seconds}"))
     first = place.run("run", "counter.py", "-e", "first", "--max-epochs", "1")
     assert "two measurements agree" in first.out  # in what is monitored
-    place.run("run", "counter.py", "-e", "second", "--max-epochs", "1")
-    assert known(place, "second") == {}
+    second = place.run("run", "counter.py", "-e", "second", "--max-epochs", "1")
+    assert known(place, "second") == {} and "measured anew" not in second.out
+
+
+def test_chance_and_the_environment_are_part_of_the_key(place):
+    reads = "__import__('os').environ.get('LEVEL'), __import__('random').random()"
+    place.change(
+        "counter.py", ("def score(self, item):", f"def score(self, item):\n        {reads}")
+    )
+    for slug, seed, level in (("a", "0", ""), ("b", "0", ""), ("c", "1", ""), ("d", "0", "7")):
+        environment = {"LEVEL": level} if level else {}
+        place.run(
+            "run", "counter.py", "-e", slug, "--max-epochs", "1", "--seed", seed, **environment
+        )
+    assert [len(known(place, slug)) for slug in "abcd"] == [0, 4, 0, 0]
+    # Where nothing checks what is known, nothing is.
+    place.run("run", "counter.py", "-e", "e", "--max-epochs", "1", "--no-measure-noise")
+    place.run("run", "counter.py", "-e", "f", "--max-epochs", "1", "--budget-evaluations", "14")
+    assert known(place, "e") == known(place, "f") == {}
 
 
 def test_a_file_that_is_read_once_is_that_of_the_first_state(place):
@@ -107,7 +125,7 @@ def test_a_second_measurement_that_is_another_ends_what_is_known(place):
     place.run("run", "counter.py", "-e", "first", "--max-epochs", "2")
     beside.write_text("123")
     done = place.run("run", "counter.py", "-e", "other", "--max-epochs", "1")
-    assert "5 val items were known otherwise: measured anew" in done.out
+    assert "5 val items were known, but no second measurement says so: measured anew" in done.out
     assert known(place, "other") == {}
     assert [r["metrics"]["accuracy"] for r in place.judged("other")] == [0.6, 0.8]
     assert "known" not in place.judged("other")[0]["cost"]

@@ -11,8 +11,9 @@ from autopilot.core.experiment import Experiment
 from autopilot.core.interpreter import generators, seed_everything
 from autopilot.core.known import Known, KnownPass, is_plain
 from autopilot.core.progress import Position
-from autopilot.core.records.record import ProgressNote, TraceRecord
-from autopilot.core.types import Datum, datum_to_json
+from autopilot.core.records.index import Judged
+from autopilot.core.records.record import MetricsRecord, ProgressNote, TraceRecord
+from autopilot.core.types import Cost, Datum, datum_to_json
 
 AT = Position("val", 3)
 
@@ -136,3 +137,10 @@ def test_what_is_drawn_shows():
         before = generators()
         draw()
         assert (generators() == before) == (draw() is None)
+
+
+def test_a_budget_counts_what_is_measured_and_looks_ahead_as_if_all_were():
+    cost = Cost(evaluations=5) + Cost(known=4) + Cost(known=1)
+    assert cost.since(Cost(known=1)) == Cost(evaluations=5, known=4)
+    record = MetricsRecord(split="val", metrics={}, verdict="baseline", cost=cost)
+    assert Judged.of(record).counted == 10
