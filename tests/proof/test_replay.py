@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from autopilot import audit
 from autopilot.core.types import Datum
 from autopilot.errors import EvaluationError, ExperimentError, NetworkRefusedError, UsageError
-from autopilot.proof.measuring import Measurement
+from autopilot.proof.measuring import Measurement, Measurer
 from autopilot.proof.replay import (
     Replay,
     Settings,
@@ -83,6 +84,27 @@ def test_items_that_turned_are_a_difference_under_an_equal_metric(finished: Note
     assert f"{passed} fails now" in metric.why
     with pytest.raises(ExperimentError, match=r"no epoch 9\b"):
         Replay(finished, Settings(epochs=[1, 9]))
+
+
+def test_an_epoch_that_differs_is_measured_anew_with_the_same_seed(finished: Notebook) -> None:
+    class Worse(Measurer):
+        is_used = True
+
+        def __init__(self) -> None:
+            self.asked: list[object] = []
+
+        def renew(self) -> None:
+            self.asked.append("a new process")
+
+        def measure(self, commit: str, splits: Sequence[str] = (), **how: Any) -> Measurement:
+            self.asked.append((commit, how))
+            return Measurement(commit, {"val": {"accuracy": 0.0}}, {})
+
+    replay, measurer = Replay(finished, Settings(epochs=[0, 1, 2])), Worse()
+    replay._is_noisy = True
+    replay._measure(measurer, 1)
+    measured = (finished.epoch(1).commit, {"epoch": 1, "state": ""})
+    assert measurer.asked == [measured, "a new process", measured, "a new process", measured]
 
 
 def test_a_metric_may_have_a_tolerance_of_its_own() -> None:
