@@ -56,6 +56,8 @@ from autopilot.tracking.memory import GitMemory
 from autopilot.tracking.notebook import Notebook
 
 _LOOK_S = 0.02
+# Each has a few processes: more of them would only wait for their turn, and for memory.
+_AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +136,10 @@ def _serve(channel: Connection[Any, Any]) -> None:
                 Repository.discover(place)
             prepare()
         alive, held = os.pipe()  # the second end is open here alone
-        running = {_start(task, side, alive, held) for side in task.sides}
-        os.close(alive)
-        while running:
+        waiting, running = [*task.sides][::-1], set[int]()
+        while waiting or running:
+            while waiting and len(running) < max(_AT_ONCE, task.options.jobs or 1):
+                running.add(_start(task, waiting.pop(), alive, held))
             running -= {pid for pid in running if os.waitpid(pid, os.WNOHANG)[0]}
             if running and select.select([channel], [], [], _LOOK_S)[0]:
                 try:
@@ -146,8 +149,10 @@ def _serve(channel: Connection[Any, Any]) -> None:
                     for pid in running:
                         os.waitpid(pid, 0)
                     return
+                waiting.clear()
                 for pid in running:
                     os.kill(pid, signal.SIGINT)
+        os.close(alive)
         os.close(held)
         channel.send(True)
 
