@@ -125,13 +125,13 @@ class SearchLoop(EpochLoop):
         items, best = averaged(fit.experiment.now.passes), epoch_tag(fit.experiment.best_epoch)
         super().conclude(fit, decision, known)
         if fit.epoch > 0:
-            record, revision = (
-                fit.experiment.record_of(fit.epoch),
-                fit.experiment.revision_of(fit.epoch),
-            )
+            record = fit.experiment.record_of(fit.epoch)
             if decision.kept:
-                parents, results = record.parents or (best,), (fit.metrics["val"], items)
-                self._pool(fit).add(fit.epoch, 0, results, revision, parents)
+                revision, results = (
+                    fit.experiment.revision_of(fit.epoch),
+                    (fit.metrics["val"], items),
+                )
+                self._pool(fit).add(fit.epoch, 0, results, revision, record.parents or (best,))
             self._pool(fit).count(record)
 
     def _attempt(self, fit: Fit, attempt: Draft, tried: Sequence[Draft]) -> None:
@@ -226,13 +226,12 @@ class SearchLoop(EpochLoop):
         """Where the candidates of an epoch start."""
         chance = chance_of(fit.seed, "select", epoch)
         parents = self.selection.chosen(self._pool(fit).pool, self.parents, chance)
-        of = [parents[number % len(parents)] for number in range(self.proposals)]
-        sides = [
-            Side(epoch, n, each.revision, each.name, each.epoch) for n, each in enumerate(of, 1)
-        ]
-        if self.merge and (merged := self._merge_of(fit, epoch, chance)) is not None:
-            # The first: the state of the optimizer after the epoch is that of the last candidate.
-            return [merged, *(replace(side, number=side.number + 1) for side in sides[:-1])]
+        merged = self._merge_of(fit, epoch, chance) if self.merge else None
+        # The first: the state of the optimizer after the epoch is that of the last candidate.
+        sides = [merged] if merged else []
+        for number in range(self.proposals - len(sides)):
+            state, place = parents[number % len(parents)], len(sides) + 1
+            sides.append(Side(epoch, place, state.revision, state.name, state.epoch))
         return sides
 
     def _merge_of(self, fit: Fit, epoch: int, chance: Random) -> Side | None:

@@ -21,6 +21,7 @@ from autopilot.core.writing import Read, recorded_passes
 from autopilot.errors import UsageError
 
 Results = tuple[Mapping[str, float], Sequence[Datum]]
+Names = Sequence[str]
 
 
 def val_record_on(read: Read, revision: str, epoch: int, number: int = 0) -> MetricsRecord | None:
@@ -190,11 +191,9 @@ class RecordedStates:
         """How many items and objectives the states are compared on; 0: no results are recorded."""
         return self.items + len(self.objectives)
 
-    def add(
-        self, epoch: int, number: int, results: Results, revision: str, parents: Sequence[str]
-    ) -> None:
+    def add(self, epoch: int, number: int, results: Results, at: str, parents: Names) -> None:
         """Takes in a state: of a kept epoch, or of a candidate that stays beside it."""
-        self.pool.add(self.state(epoch, number, results, revision, parents))
+        self.pool.add(self.state(epoch, number, results, at, parents))
 
     def count(self, epoch: MetricsRecord) -> None:
         """Counts an epoch's candidates for the states that they started from.
@@ -211,12 +210,10 @@ class RecordedStates:
                 self.pool.count(tip.name, gained=value > tip.value)
         self._best = epoch.best_epoch
 
-    def state(
-        self, epoch: int, number: int, results: Results, revision: str, parents: Sequence[str] = ()
-    ) -> State:
-        """A state with its scores."""
+    def state(self, epoch: int, number: int, given: Results, at: str, made: Names = ()) -> State:
+        """A state with its scores, by its revision and the names of those it was made from."""
         recorded = self._before(epoch, number) if self._before is not None else None
-        metrics, items = recorded or results
+        metrics, items = recorded or given
         name, scores = epoch_tag(epoch, number), list[float]()
         self._metrics[name] = metrics
         if self._reads_scores:
@@ -225,8 +222,7 @@ class RecordedStates:
             scores += (_score(value, self._item_mode) for value in values)
             scores += (_score(metrics.get(each), mode) for each, mode in self.objectives.items())
         value = _score(metrics.get(self.monitor), self.mode)
-        place = revision, epoch, tuple(parents)
-        return State(name, value, tuple(scores), -epoch, 0, 0, *place)
+        return State(name, value, tuple(scores), -epoch, 0, 0, at, epoch, tuple(made))
 
     def ranked(self) -> list[RankedState]:
         """All states, the best one first."""
