@@ -81,7 +81,7 @@ class Frontier:
         self._first: Sequence[float] | None = None
         self.best: list[float] = []
         self._holders: list[list[str]] = []
-        self._counts: dict[str, int] = {}
+        self._counts, self._present = dict[str, int](), set[tuple[float, ...]]()
         for state in states:
             self.add(state)
 
@@ -90,7 +90,7 @@ class Frontier:
         made = Frontier()
         made.states, made._masks, made._first = [*self.states], [*self._masks], self._first
         made.best, made._holders = [*self.best], [[*names] for names in self._holders]
-        made._counts = dict(self._counts)
+        made._counts, made._present = dict(self._counts), {*self._present}
         return made
 
     def add(self, state: State) -> bool:
@@ -103,15 +103,19 @@ class Frontier:
             self._first = state.scores
             self.best = [-math.inf] * len(state.scores)
             self._holders = [[] for _ in state.scores]
-        mask = self._mask(state.scores)
+        mask, scores = self._mask(state.scores), tuple(state.scores)
+        # Where another state has the same scores, neither it nor any other changes its place.
+        others = () if scores in self._present else tuple(enumerate(self._masks))
         # A state that dominates has all bits of the other: most pairs need no look at the scores.
-        above = [at for at, other in enumerate(self._masks) if mask & other == mask]
+        above = [at for at, other in others if mask & other == mask]
         if any(dominates(self.states[at], state) for at in above):
             return False
-        under = [at for at, other in enumerate(self._masks) if mask & other == other]
+        under = [at for at, other in others if mask & other == other]
         for at in reversed([at for at in under if dominates(state, self.states[at])]):
             del self._masks[at]
+            self._present.discard(tuple(self.states[at].scores))
             self._counts.pop(self.states.pop(at).name)
+        self._present.add(scores)
         self.states.append(state)
         self._masks.append(mask)
         self._counts[state.name] = 0
@@ -167,14 +171,10 @@ class Pool:
         self.frontier.add(state)
 
     def count(self, name: str, *, gained: bool) -> None:
-        """A candidate was made from a state; it was better than it, or not.
-
-        One that is not in the pool, since a reader lacks its record, is left out.
-        """
-        if (state := self.states.get(name)) is None:
-            return
-        gains = state.gains + gained
-        self.states[name] = replace(state, tries=state.tries + 1, gains=gains)
+        """A candidate was made from a state; it was better than it, or not."""
+        if (state := self.states.get(name)) is not None:  # a reader may lack its record
+            gains = state.gains + gained
+            self.states[name] = replace(state, tries=state.tries + 1, gains=gains)
 
     def ranked(self) -> list[State]:
         """All states, the best one first."""

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from autopilot.core.comparison import Monitored, averaged, keyed
+from autopilot.core.comparison import Key, Monitored, averaged, keyed
 from autopilot.core.figures import direction_words, gained, plain_name, sounds_like_cost
 from autopilot.core.records.index import Judged
 from autopilot.core.records.message import epoch_tag
@@ -156,7 +156,11 @@ class RecordedStates:
         self._before, self._best, self.items = before, 0, 0
         self._metrics: dict[str, Mapping[str, float]] = {}
         best = list[str]()
+        self.monitor, self.mode = "accuracy", "max"
+        self.objectives, self._keys = dict[str, str](), list[Key]()
         for row in epochs:
+            if not (row.is_kept or row.stay or reads_scores or reads_trials):
+                continue
             record = val_record_on(read, row.revision, row.number)
             if record is None:
                 continue
@@ -177,7 +181,7 @@ class RecordedStates:
 
     def _begin(self, baseline: MetricsRecord, items: Sequence[Datum]) -> None:
         self.monitor, self.mode = baseline.monitor, baseline.mode
-        self.objectives, self._keys = baseline.objectives, list(keyed(items))
+        self.objectives, self._keys = dict(baseline.objectives), list(keyed(items))
         self.items = len(self._keys)
         self._monitored, self._item_mode = Monitored(self.monitor), self.mode
         if self.monitor != "accuracy" and all(self._of_item(item) is None for item in items):

@@ -53,6 +53,7 @@ def test_what_is_created_is_begun_and_not_run(place):
     place.check_sound()
 
     assert place.run("status", "demo").out.splitlines()[0] == "demo: created (not run yet)"
+    assert place.run("log", "demo", "--frontier").out.endswith("\nno epoch is judged yet\n")
     with place.untouched():
         place.run("resume", "demo")
     assert place.verdicts("demo") == ["baseline", "kept", "kept"]

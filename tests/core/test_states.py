@@ -208,3 +208,8 @@ def test_a_state_without_a_value_is_the_worst_at_it():
     states = recorded(experiment)
     state = states.state(2, 0, ({"accuracy": 1.0, "seconds": math.nan}, []), "r")
     assert state.scores == (-math.inf, -math.inf, -math.inf)
+
+
+def test_before_the_baseline_there_is_no_frontier():
+    states = RecordedStates([], InMemoryStore().records_on)
+    assert (states.places, states.undominated()) == (0, [])
