@@ -282,7 +282,8 @@ def test_two_budgets_hold_together_whichever_is_the_smaller():
         [Budget(seconds=50), Budget(seconds=0)],
     ):
         result = Trainer(budgets).fit(Scores(*UP), max_epochs=3)
-        assert (result.epochs, result.stop_reason) == (0, "time budget: 0.0 of 0 s spent")
+        assert result.epochs == 0 and result.stop_reason.startswith("time budget: ")
+        assert result.stop_reason.endswith(" of 0 s spent")
     asked = []
 
     class Asking(Loss):
