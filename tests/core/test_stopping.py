@@ -89,7 +89,6 @@ UP = tuple(n / 10 for n in range(11))
         (Budget(tokens=200), UP, 2, "token budget: 200 of 200 spent"),
         (Budget(tokens=201), UP, 3, "token budget: 300 of 201 spent"),
         (Budget(cost_usd=0.5), UP, 2, "dollar budget: $0.50 of $0.5 spent"),
-        (Budget(seconds=0), UP, 0, "time budget: 0.0 of 0 s spent"),
         # 2 for the baseline, 5 an epoch.
         (Budget(evaluations=12), UP, 2, "evaluation budget: 12 of 12 spent, an epoch takes 5"),
         (Budget(evaluations=16), UP, 2, "evaluation budget: 12 of 16 spent, an epoch takes 5"),
