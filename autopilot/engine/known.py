@@ -4,7 +4,8 @@ The whole tree of a state stands for what an evaluation read of the repository: 
 asks for files that are not there, and libraries read files where Python does not see it. So another
 commit is another key, whatever it changed. What is read by way of `--link` counts by its content.
 Where the network, a model or a file elsewhere had a part in a result, it is never taken over; that
-of a program is where the user says so, since nobody sees what programs read.
+of a program, or of an experiment that was fetched, is where the user says so: nobody sees what
+programs read, and anybody may have written what a remote has.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from autopilot.engine.board import Child
 from autopilot.engine.options import Options, options_of
 from autopilot.errors import AutopilotError
 from autopilot.git.objects import Entry, tree_of
+from autopilot.git.repository import Repository
 from autopilot.sandbox.environment import SECRET, differences
 from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.layout import Layout, experiments
@@ -164,9 +166,12 @@ class RecordedResults(Known):
                 options, events = options_of(notebook), notebook.events
                 versions = {event.version for event in events if event.version}
                 environment = environment_at(events)
-                manifest = notebook.manifest
+                manifest, layout, repo = notebook.manifest, notebook.layout, notebook.repo
+                places = layout.branch, layout.notes(TraceRecord.kind)
                 if (
-                    _measure(manifest, options) == _measure(self._manifest(), self._options)
+                    # A note may be anybody's who wrote to a remote.
+                    (self._options.cache or all(_is_made_here(repo, place) for place in places))
+                    and _measure(manifest, options) == _measure(self._manifest(), self._options)
                     and not manifest.in_place
                     and versions <= {manifest.versions.get("autopilot")}
                     and environment
@@ -248,6 +253,17 @@ def _measure(manifest: Manifest, options: Options) -> Mapping[str, Any]:
 def _processes(options: Options) -> tuple[bool, int]:
     """The part of chance beside the seed: whether items have processes, or threads."""
     return options.jobs is not None, options.num_workers or 0
+
+
+def _is_made_here(repo: Repository, name: str) -> bool:
+    """Whether runs of this repository alone moved a ref, by its reflog: nothing was fetched."""
+    try:
+        lines = (repo.common_dir / "logs" / name).read_bytes().splitlines()
+    except OSError:
+        return False
+    said = [line.partition(b"\t")[2] for line in lines]
+    starts, fetched = (b"autopilot", b"notes: autopilot("), b"autopilot: fetch from "
+    return bool(said) and all(x.startswith(starts) and not x.startswith(fetched) for x in said)
 
 
 def _baseline(notebook: Notebook) -> list[TraceRecord]:
