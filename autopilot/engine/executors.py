@@ -120,7 +120,7 @@ def this_machine() -> str:
 
 def at_worker(request: bytes) -> bytes:
     """Does a request at a worker; the answer is pickled, a refusal with its message and hint."""
-    version, content = pickle.loads(request)
+    version, content, _ = pickle.loads(request)
     hint = "give all workers the run's version"
     if version != __version__:
         why = f"a worker has autopilot {__version__}, and the run is of {version}"
@@ -243,24 +243,29 @@ class DaskWorkers(Executor):
                 f"--executor {spec}: no scheduler answers there",
                 hint="see that it runs, and that its address is right",
             ) from error
-        # Not pure: equal requests would share their end, and one that failed is made again.
-        self._executor = self._client.get_executor(pure=False)
+        self._executor = self._client.get_executor()
 
     @property
     def _max_workers(self) -> int:
         return max(int(sum(self._client.nthreads().values())), 1)
-
-    def is_alive(self) -> bool:
-        """Whether it has a worker."""
-        with contextlib.suppress(OSError):  # its scheduler is gone
-            return bool(self._client.scheduler_info()["workers"])
-        return False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **more: Any) -> Future[Any]:
         return self._executor.submit(fn, *args, **more)  # type: ignore[no-any-return]
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self._client.close()
+
+
+def is_dask(executor: Executor) -> bool:
+    """Whether it is Dask's, our own or one that a program gives."""
+    return hasattr(executor, "_client")
+
+
+def has_worker(executor: Executor) -> bool:
+    """Whether there is a worker, as far as an executor can tell."""
+    with contextlib.suppress(OSError):  # its scheduler is gone
+        return not is_dask(executor) or bool(vars(executor)["_client"].scheduler_info()["workers"])
+    return False
 
 
 def is_ready(spec: str) -> bool:

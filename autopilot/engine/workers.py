@@ -1,7 +1,6 @@
 """A run's side of more than one machine: blocks are handed to an executor, and their results taken.
 
-A block that is lost is measured again, and none counts twice or in part: results are taken from an
-answer as a whole, in the run's own process, and recorded there as those of an evaluation here.
+A block that is lost is measured again; an answer is taken as a whole and once, or not at all.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, replace
 from math import ceil
+from typing import Any
 
 from autopilot import __version__
 from autopilot.ai.model.recording import StoreRecorder, keep_lost
@@ -32,9 +32,10 @@ from autopilot.engine.executors import (
     Answer,
     Block,
     Commits,
-    DaskWorkers,
     at_worker,
     executor_of,
+    has_worker,
+    is_dask,
     is_ready,
 )
 from autopilot.engine.options import Options
@@ -171,15 +172,13 @@ class Workers(Machines):
         commit = commit or tip or self._manifest.base
         self._commits.publish(commit)
         block = Block(self._commits.source, commit, self._manifest)
+        answer, hint = None, "a worker needs Python, autopilot and git"
         try:
             answer, why, hint = pickle.loads(self._submit(block).result(NO_WORKER_S))
-        except TimeoutError as error:
+        except TimeoutError:
             why, hint = f"no worker within {NO_WORKER_S:g} s", "start workers, or wait for them"
-            raise UsageError(f"{self._name}: {why}", hint=hint) from error
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # an executor's, of any kind
             why = f"{type(error).__name__}: {error}".partition("\n")[0]
-            hint = "a worker needs Python, autopilot and git"
-            raise UsageError(f"{self._name}: {why}", hint=hint) from error
         if answer is None:
             raise UsageError(f"{self._name}: {why}", hint=hint)
 
@@ -238,19 +237,18 @@ class Workers(Machines):
 
     def _cancel(self, each: _Handed) -> bool:
         # Of Dask, a running one could be cancelled, and what it paid would be lost.
-        is_over = not isinstance(self._executor, DaskWorkers) and each.future.cancel()
+        is_over = not is_dask(self._executor) and each.future.cancel()
         if is_over and each.held is not None:
             each.held.settle(None)
         return is_over
 
     def _look(self) -> None:
         """Raises ConnectionError where there is no worker."""
-        if isinstance(self._executor, DaskWorkers) and not self._executor.is_alive():
+        if not has_worker(self._executor):
             raise ConnectionError(f"{self._name} has no worker")
 
     def _count(self) -> None:
-        """Looks how many blocks to hand over at once; a cluster may have grown."""
-        most = getattr(self._executor, "_max_workers", None) or os.cpu_count()
+        most = getattr(self._executor, "_max_workers", None) or os.cpu_count()  # it may have grown
         self._blocks = self._jobs or most or 1
         self.width = 2 if self.by_item else self._blocks + 1
 
@@ -283,8 +281,8 @@ class Workers(Machines):
             calls = [*experiment.store.calls(), *experiment.now.lent]
             loan, held = run.ledger.lend(share)
             known, given = frozenset(c.id for c in calls), StoreRecorder.of(run).named(needs)
-            block = replace(block, calls=tuple(given), known=known, loan=loan)
-            block = replace(block, place=run.place, line=run.line)
+            more: dict[str, Any] = {"place": run.place, "line": run.line, "loan": loan}
+            block = replace(block, calls=tuple(given), known=known, **more)
         losses, alone = (before.losses, before.is_alone) if before else (0, False)
         try:
             future = self._submit(block)
@@ -295,7 +293,8 @@ class Workers(Machines):
         return _Handed(position, parts, future, held, losses, needs, alone)
 
     def _submit(self, block: Block) -> Future[bytes]:
-        request = pickle.dumps((__version__, pickle.dumps(block)))
+        # No two are alike: Dask gives equal requests one result, and a lost one is made again.
+        request = pickle.dumps((__version__, pickle.dumps(block), os.urandom(8)))
         try:
             return self._executor.submit(at_worker, request)
         except RuntimeError as error:

@@ -17,6 +17,7 @@ from autopilot.core.experiment import Experiment
 from autopilot.core.records.record import Manifest, TraceRecord
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Result
+from autopilot.engine import workers
 from autopilot.engine.executors import Block, CommitSource, at_worker
 from autopilot.errors import OutageError, UsageError
 from autopilot.git.repository import Repository
@@ -201,7 +202,7 @@ def test_the_workers_that_cannot_measure_say_so_in_one_line(
     def asked(version: str = executors.__version__, source: CommitSource | None = None) -> str:
         source = source or CommitSource(str(system), executors.this_machine())
         block = Block(source, head, Manifest(slug="a", target="system.py"))
-        _, why, hint = pickle.loads(at_worker(pickle.dumps((version, pickle.dumps(block)))))
+        _, why, hint = pickle.loads(at_worker(pickle.dumps((version, pickle.dumps(block), b""))))
         assert not why or hint
         return str(why)
 
@@ -214,8 +215,21 @@ def test_the_workers_that_cannot_measure_say_so_in_one_line(
     assert "the git command line is not installed" in asked(source=other)
 
 
-def test_a_program_is_told_what_its_executor_needs(system: Path) -> None:
+class Silent(Executor):
+    """Answers nothing."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **_: Any) -> Future[Any]:
+        return Future()
+
+
+def test_a_program_is_told_what_its_executor_needs(
+    system: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from system import System
+
+    monkeypatch.setattr(workers, "NO_WORKER_S", 0.01)
+    with pytest.raises(UsageError, match="no worker within"):
+        fit(system, "silent", Silent())
 
     with ThreadPoolExecutor(1) as pool, pytest.raises(UsageError, match="names the module"):
         Trainer(executor=pool).fit(System(), max_epochs=1)
