@@ -93,7 +93,11 @@ def test_two_states_are_merged_whatever_is_killed(words: Place, tmp_path: Path) 
     assert "Autopilot-Parent: epoch-0001\nAutopilot-Merged: epoch-0001-c2\n" in body
     assert MERGE in words.run("show", "2", "-c", "1", "-e", "demo").out
     rows = [row.split() for row in words.run("log", "demo", "-v").out.splitlines()]
-    assert [row[5] for row in rows if row[0] == "c1"] == ["line-1", "merge", "line-1"]
+    assert [" ".join(row[5:-1]) for row in rows if row[0] == "c1"] == [
+        "epoch-0000 line-1",
+        "epoch-0001 and epoch-0001-c2 merge",
+        "epoch-0002 line-1",
+    ]
 
     git("clone", "--quiet", str(words.top), str(tmp_path / "clone"), cwd=tmp_path)
     words.run("fetch", cwd=tmp_path / "clone")
