@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import runs
-from kills import children, command_line, send_kill
+from kills import children, command_line, forks, send_kill
 from runs import TARGET, commit_target, script
 from waiting import wait_for
 
@@ -130,15 +130,13 @@ def test_kills_of_a_run_its_evaluation_and_its_workers_lose_nothing(
     process = system.start(*run, "--executor", "processes:2", "--max-wait", "0")
     reached(process)
     # The evaluation's process: another one goes on.
-    (child,) = [c for c in children(process.pid) if command_line(c) == command_line(process.pid)][
-        :1
-    ]
-    send_kill(child)
+    send_kill(forks(process.pid)[-1])  # the first one watches over it
     hold("2 True")
     (held / "reached").unlink()
     reached(process)
     send_kill(host_of(process.pid))
     done = system.finish(process)
+    assert "(SIGKILL) in val batch 1 of epoch 0; it goes on" in done.out, done
     assert done.code == 1 and "no answer" in done.error and "resume far" in done.hint, done
     (held / "reached").unlink()
     hold("3 False")
