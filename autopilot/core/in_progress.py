@@ -174,7 +174,7 @@ class InProgress(History):
     def seeded(self, *parts: object) -> Iterator[None]:
         """In the body, chance follows from the parts; whether it is used is taken down."""
         seed_everything(*parts)
-        before = generators() if self.cache is not None else ()
+        before = generators(are_new=True) if self.cache is not None else ()
         yield
         if self.cache is not None and generators() != before:
             self.guard.use("chance")

@@ -153,9 +153,15 @@ def seed_everything(*parts: object) -> None:
         sys.meta_path.insert(0, _late)
 
 
-def generators() -> tuple[object, ...]:
-    """The states of the global generators: equal where nothing was drawn in between."""
-    found: list[object] = [random.getstate()]
+def generators(*, are_new: bool = False) -> tuple[object, ...]:
+    """The states of the global generators: equal where nothing was drawn in between.
+
+    Args:
+        are_new: They were seeded just now; to ask Python's own takes longer than to seed it.
+    """
+    # Seeding makes the first word what no draw leaves there, and the last one a full count.
+    own: Sequence[int] = () if are_new else random.getstate()[1]
+    found: list[object] = [are_new or (own[0], own[-1]) == (1 << 31, len(own) - 1)]
     # A user's own module may have that name, and one may be in the middle of its import.
     with contextlib.suppress(AttributeError):
         if (numpy := sys.modules.get("numpy")) is not None:

@@ -207,7 +207,7 @@ class Options:
         names="--race/--no-race",
     )
     cache: bool | None = option(
-        "Take results of equal content from other experiments: all but programs', unless given.",
+        "Take over results of equal content: unless given, not those of programs or fetched ones.",
         names="--cache/--no-cache",
     )
     review: bool | None = option(
