@@ -174,7 +174,8 @@ class Reporter(Callback):
         row = self._table.row(record, before.best if before else None, revision, what)
         self._line(row, record.verdict)
         failed = record.reasons[:1] if record.outcome in ("failed", "refused") else ()
-        said = (*failed, record.memorized, record.known, *trainer.notes)
+        known = record.known if record.epoch == 0 else ""  # the summary counts those of all epochs
+        said = (*failed, record.memorized, known, *trainer.notes)
         for text in dict.fromkeys(filter(None, said)):
             self._line(f"{_INDENT}{redact(one_line(text, _NOTE_WIDTH))}")
         self._tell_failures(trainer)
