@@ -218,7 +218,7 @@ def branch(
     """Fork an experiment from any epoch.
 
     The fork has the same target, arguments, options and seed, and the lessons that the experiment
-    itself began with. Its baseline is measured anew, its own memory is empty. Nothing is run;
+    itself began with. Its baseline is its own, and its own memory is empty. Nothing is run;
     `autopilot resume NEWNAME` goes on.
 
     \b

@@ -229,10 +229,15 @@ def know_others(
     """
     module, store = bench.module, experiment.store
     how = options.fresh or ("auto" if module.ends_items else module.fresh)
-    is_followed = child.is_supervised and not bench.workspace.in_place
-    is_checked = options.measure_noise is not False  # else nothing shows that it is right
-    if options.cache is False or how == Fresh.never or not (is_followed and is_checked):
-        return []
+    unknown = {
+        "--in-place": bench.workspace.in_place,
+        "--fresh never": how == Fresh.never,
+        "a process that has threads": not child.is_supervised,
+        "--no-measure-noise": options.measure_noise is False,  # nothing shows that they are right
+    }
+    if options.cache is False or any(unknown.values()):
+        named = " and ".join(name for name, holds in unknown.items() if holds)
+        return [f"--cache has no effect with {named}"] if options.cache else []
     assert isinstance(store, GitStore), "a run has one"
     experiment.cache = known = RecordedResults(bench, options, experiment, store, imported)
     return [] if store.exists() else known.forecast()
