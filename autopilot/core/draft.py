@@ -74,6 +74,12 @@ class Draft:
     is_better: bool = False
 
     @property
+    def place(self) -> Side:
+        """Where a candidate stands."""
+        assert self.side is not None, "it is a candidate"
+        return self.side
+
+    @property
     def origin(self) -> str:
         """The name of the state that it started from; "" for the best one."""
         return self.side.origin if self.side else ""
@@ -82,6 +88,11 @@ class Draft:
     def stays(self) -> bool:
         """Whether it stays beside the best candidate, as a state to start from."""
         return self.is_beside and self.decision is not None and self.decision.kept
+
+    @property
+    def is_new(self) -> bool:
+        """Whether its state was measured for it, not for an earlier epoch or candidate."""
+        return self.known is None and self.twin is None
 
     @property
     def is_screened(self) -> bool:

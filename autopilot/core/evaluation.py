@@ -15,14 +15,7 @@ from autopilot.audit import run_here
 from autopilot.core import graph
 from autopilot.core.exchanges import GivenItems
 from autopilot.core.failures import Failures
-from autopilot.core.interpreter import (
-    Aside,
-    Jobs,
-    Machines,
-    Result,
-    leave,
-    seed_of,
-)
+from autopilot.core.interpreter import Aside, Jobs, Machines, Result, leave, seed_of
 from autopilot.core.items import copied, singles_of
 from autopilot.core.loss import Loss
 from autopilot.core.outages import side_by_side

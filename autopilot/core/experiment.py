@@ -36,6 +36,7 @@ from autopilot.core.records.record import (
     ProgressNote,
     StepRecord,
 )
+from autopilot.core.states import val_record_on
 from autopilot.core.stepping import Guard, check_inputs
 from autopilot.core.store import InMemoryStore, Store
 from autopilot.core.types import Cost, Datum, Gain, Metrics, Noise
@@ -57,28 +58,20 @@ class Experiment(InProgress):
     """An experiment in a store, with its memory.
 
     Attributes:
-        best_items: The best epoch's val results, where they were recorded.
         ignore_stop: Go on although the last epoch recorded a reason to stop.
         only_recorded: Model calls are answered from records; one that has none is an error.
-        repeat: How often each val item is measured.
         known_noise: Of a run that is repeated: the recorded noise of its baseline.
-        recorded: Of a run that is repeated: its record, which no noise has changed.
         repeats: Of a run that is repeated: epoch, candidate and step to the recorded revision and
             its record.
         changes: Options in the place of the manifest's; written down when it goes on.
-        guard: Keeps steps to the parameters, and knows what evaluations read.
         violations: Changes that the step in progress tried beside the parameters.
-        monitored: How the metric that decides is computed from items.
         positions: Takes down where the run is.
-        now: The epoch in progress, or the candidate of it that is being tried.
         people: What people say to the run.
         is_open: Whether this object holds the experiment.
-        died: What ended its process before; noted when it is opened.
         interpreter: Says whether this process may evaluate the present state.
         jobs: Evaluates items in processes of their own; None: in this one.
         machines: Evaluate batches at workers; None: they are evaluated here.
         is_replacement: This process goes on where another one of the same run ended.
-        is_guest: Another process holds the experiment; this one works on a candidate alone.
 
     Args:
         store: Where states and records are kept; in this process, if not given.
@@ -219,11 +212,10 @@ class Experiment(InProgress):
     def _finish(self, record: MetricsRecord, revision: str) -> None:
         """Does what follows from an epoch's record, unless it is done."""
         for number in record.stay:
-            own = record.revisions[number - 1]
-            for each in self.store.records_on(own, MetricsRecord):
-                if each.is_candidate and each.epoch == record.epoch:
-                    text = message.tag_message(self.slug, each, {"val": each.metrics})
-                    self.store.tag_candidate(record.epoch, number, own, text)
+            own, read = record.revisions[number - 1], self.store.records_on
+            if (each := val_record_on(read, own, record.epoch, number)) is not None:
+                text = message.tag_message(self.slug, each, {"val": each.metrics})
+                self.store.tag_candidate(record.epoch, number, own, text)
         if record.verdict != "rejected":
             text = message.tag_message(self.slug, record, self.metrics[record.epoch])
             self.store.tag(record.epoch, revision, text)
@@ -360,9 +352,8 @@ class Experiment(InProgress):
         record = replace(record, wishes=self.people.end_step(is_made=not error))
         if record.changed:
             text = message.step_message(self.slug, record)
-            beside = (
-                [[side.theirs]] if side and record.merged_with else []
-            )  # others need not take it
+            # Stores that merge nothing need not take it.
+            beside = [[side.theirs]] if side and record.merged_with else []
             self.store.commit(state, text, [record], *beside)
             self.now.state = state
         else:

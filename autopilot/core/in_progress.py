@@ -15,17 +15,11 @@ from autopilot.core.progress import Death, EpochProgress, Position
 from autopilot.core.records import message
 from autopilot.core.records.history import History
 from autopilot.core.records.record import MetricsRecord, TraceRecord
-from autopilot.core.states import Results
+from autopilot.core.states import Results, val_record_on
 from autopilot.core.stepping import Guard
 from autopilot.core.store import Revision, Side, Store
 from autopilot.core.types import Cost, Datum, Metrics
-from autopilot.core.writing import (
-    lesson_of,
-    of_search,
-    recorded_passes,
-    trace_record,
-    val_record,
-)
+from autopilot.core.writing import lesson_of, of_search, recorded_passes, trace_record, val_record
 
 
 class InProgress(History):
@@ -100,8 +94,8 @@ class InProgress(History):
         """The val records that an optimizer learns from, oldest first: all candidates' own."""
         for judged in self.history:
             for number, revision in enumerate(judged.revisions, 1):
-                own = self.store.records_on(revision, MetricsRecord) if revision else []
-                found = next((r for r in own if r.epoch == judged.epoch and r.is_candidate), None)
+                read, epoch = self.store.records_on, judged.epoch
+                found = val_record_on(read, revision, epoch, number) if revision else None
                 # One that changed nothing has no record of its own.
                 yield found or replace(judged, candidate=number, revisions=(), outcome="unchanged")
             if not judged.revisions:
@@ -188,9 +182,9 @@ class InProgress(History):
         """Writes each candidate down, on its own revision if it has one."""
         leader, place = self.now, self.store.tip
         for attempt in tried:
-            assert attempt.side is not None and attempt.decision is not None, "it was tried"
+            assert attempt.decision is not None, "it was judged"
             self.now, number = attempt, epoch.epoch
-            own = f"{number}-c{attempt.side.number}"
+            own = f"{number}-c{attempt.place.number}"
             name, mode = epoch.monitor, epoch.mode
             view = self.view(number, attempt.metrics, name, mode, attempt.cost)
             record = val_record(self, view, attempt.decision, attempt.steps, attempt.known)

@@ -12,7 +12,7 @@ import hashlib
 import marshal
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -22,18 +22,6 @@ from autopilot.core.types import Datum, datum_from_json, datum_to_json
 
 _Batches = Iterable[tuple[int, Datum, bool]]
 _Values = Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class KnownPass:
-    """A recorded pass over a split.
-
-    Args:
-        name: The experiment and epoch that measured it, as "support-1@3".
-    """
-
-    name: str
-    trace: TraceRecord
 
 
 class Known(ABC):
@@ -50,8 +38,11 @@ class Known(ABC):
         self._results: dict[int, _Values] = {}
 
     @abstractmethod
-    def sources(self, at: Position, state: str) -> list[KnownPass]:
-        """The recorded passes of the same content; their batches may differ."""
+    def sources(self, at: Position, state: str) -> list[TraceRecord]:
+        """The recorded passes of the same content; their batches may differ.
+
+        The source of each is the experiment and epoch that it is from, as "support-1@3".
+        """
 
     @abstractmethod
     def begin(self, state: str) -> None:
@@ -98,14 +89,14 @@ class Known(ABC):
             return made[0], self._source
         return Datum(at.split, at.epoch, items=made, id=batch.id), self._source
 
-    def _take(self, sources: Sequence[KnownPass], batches: Sequence[Datum]) -> None:
+    def _take(self, sources: Sequence[TraceRecord], batches: Sequence[Datum]) -> None:
         digest = hashlib.sha256(b"".join(map(_content, batches))).hexdigest()[:16]
         if not all(map(_content, batches)):
             return
-        for source in sources:
-            items = source.trace.items
+        for each in sources:
+            items = each.items
             sizes = [len(items)] if len(batches) == 1 else [len(batch) for batch in batches]
-            if source.trace.given != digest or sum(sizes) != len(items):
+            if each.given != digest or sum(sizes) != len(items):
                 continue
             ends = pairwise(accumulate(sizes, initial=0))
             whole: dict[int, _Values] = {n: items[a:b] for n, (a, b) in enumerate(ends)}
@@ -115,7 +106,7 @@ class Known(ABC):
                 self._results = {}
                 return
             if len(found) > len(self._results):
-                self._source, self._results = source.name, found
+                self._source, self._results = each.source, found
 
 
 def is_plain(data: Datum, batch: Datum) -> bool:

@@ -127,11 +127,8 @@ class SearchLoop(EpochLoop):
         if fit.epoch > 0:
             record = fit.experiment.record_of(fit.epoch)
             if decision.kept:
-                revision, results = (
-                    fit.experiment.revision_of(fit.epoch),
-                    (fit.metrics["val"], items),
-                )
-                self._pool(fit).add(fit.epoch, 0, results, revision, record.parents or (best,))
+                revision, parents = fit.experiment.revision_of(fit.epoch), record.parents or (best,)
+                self._pool(fit).add(fit.epoch, 0, (fit.metrics["val"], items), revision, parents)
             self._pool(fit).count(record)
 
     def _attempt(self, fit: Fit, attempt: Draft, tried: Sequence[Draft]) -> None:
@@ -169,28 +166,22 @@ class SearchLoop(EpochLoop):
         def rank(attempt: Draft) -> tuple[bool, float, int]:
             value = attempt.metrics.get("val", {}).get(fit.monitor, math.nan)
             gain = gained(0.0, value, fit.mode)
-            is_new = attempt.known is None and attempt.twin is None
-            assert attempt.side is not None, "it is a candidate"
-            return is_new, gain if math.isfinite(gain) else -math.inf, -attempt.side.number
+            value = gain if math.isfinite(gain) else -math.inf
+            return attempt.is_new, value, -attempt.place.number
 
         ranked, leader = sorted(tried, key=rank, reverse=True), None
         for attempt in ranked:
-            assert attempt.side is not None, "it is a candidate"
-            origin = self._pool(fit).pool.states[attempt.side.origin]
-            is_better = rank(attempt)[0] and self._state(fit, attempt).value > origin.value
-            attempt.is_better = is_better
-        for attempt in ranked:
-            if attempt.known is not None:
-                known = attempt.known
-                is_judged = known.is_judged
-                attempt.decision = Decision("rejected", known.reasons, is_measured=is_judged)
-            elif attempt.twin is not None and attempt.twin.side is not None:
-                same = f"the same state as candidate {attempt.twin.side.number}"
+            origin, known = self._pool(fit).pool.states[attempt.origin], attempt.known
+            attempt.is_better = attempt.is_new and self._state(fit, attempt).value > origin.value
+            if known is not None:
+                attempt.decision = Decision("rejected", known.reasons, is_measured=known.is_judged)
+            elif attempt.twin is not None:
+                same = f"the same state as candidate {attempt.twin.place.number}"
                 attempt.decision = Decision("rejected", (same,))
-            elif leader is not None and leader.side is not None:
+            elif leader is not None:
                 is_equal = rank(attempt)[:2] == rank(leader)[:2]
                 how = "as good, and came first" if is_equal else "better"
-                reason = f"candidate {leader.side.number} is {how}"
+                reason = f"candidate {leader.place.number} is {how}"
                 attempt.decision = Decision("rejected", (reason,))
             else:
                 attempt.decision = decide(fit.policy, _view(fit, attempt), attempt.errors)
@@ -211,8 +202,8 @@ class SearchLoop(EpochLoop):
         if leader is not None:
             frontier.add(self._state(fit, leader))
         for attempt in others:
-            is_new = attempt.known is None and attempt.twin is None
-            if kept < self.keep and is_new and frontier.add(self._state(fit, attempt)):
+            is_open = kept < self.keep and attempt.is_new
+            if is_open and frontier.add(self._state(fit, attempt)):
                 # Gates that compare with the best have nothing to compare with.
                 alone = replace(_view(fit, attempt), best={}, best_items=())
                 if decide(fit.policy, alone, attempt.errors).kept:
@@ -254,24 +245,18 @@ class SearchLoop(EpochLoop):
 
     def _state(self, fit: Fit, attempt: Draft) -> State:
         """A candidate as a state that may stay."""
-        assert attempt.side is not None, "it is a candidate"
-        results = attempt.metrics["val"], averaged(attempt.passes)
-        side = attempt.side
-        place = side.epoch, side.number, results, attempt.revision
-        return self._pool(fit).state(*place, side.parents)
+        side, results = attempt.place, (attempt.metrics["val"], averaged(attempt.passes))
+        made = attempt.revision, side.parents
+        return self._pool(fit).state(side.epoch, side.number, results, *made)
 
     def _pool(self, fit: Fit) -> RecordedStates:
         if self._states is None:
-            reads, trials = (
-                self.selection.reads_scores or self.keep > 0 or self.merge,
-                self.selection.reads_trials,
-            )
-            experiment = fit.experiment
+            experiment, selection = fit.experiment, self.selection
             self._states = RecordedStates(
                 experiment.epochs,
                 experiment.store.records_on,
-                reads_scores=reads,
-                reads_trials=trials,
+                reads_scores=selection.reads_scores or self.keep > 0 or self.merge,
+                reads_trials=selection.reads_trials,
                 before=experiment.measured_before,
             )
         return self._states
@@ -333,6 +318,5 @@ def beside(
 def _view(fit: Fit, attempt: Draft) -> EpochView:
     """A candidate for the policy."""
     fit.experiment.now = attempt
-    values = attempt.metrics, fit.monitor, fit.mode, attempt.cost
-    view = fit.experiment.view(fit.epoch, *values)
+    view = fit.experiment.view(fit.epoch, attempt.metrics, fit.monitor, fit.mode, attempt.cost)
     return replace(view, memorized=attempt.memorized)

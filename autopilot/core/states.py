@@ -40,9 +40,9 @@ def measured_on(read: Read, revision: str, epoch: int, number: int) -> tuple[str
     if record is not None and number:
         revision = record.revisions[number - 1]
         record = val_record_on(read, revision, epoch, number) if revision else None
-    return (
-        None if record is None else (revision, (record.metrics, items_of(read, revision, record)))
-    )
+    if record is None:
+        return None
+    return revision, (record.metrics, items_of(read, revision, record))
 
 
 def items_of(read: Read, revision: str, record: MetricsRecord) -> list[Datum]:

@@ -146,14 +146,13 @@ def of_search(record: MetricsRecord, attempt: Draft, tried: Sequence[Draft] = ()
     Args:
         tried: All candidates, of an epoch's record.
     """
-    assert attempt.side is not None, "a candidate has a side"
-    sides = [each.side for each in (tried or [attempt]) if each.side]
+    sides = [each.place for each in tried or [attempt]]
     return replace(
         record,
-        candidate=attempt.side.number,
+        candidate=attempt.place.number,
         revisions=tuple(each.revision if each.changed else "" for each in tried),
         stay=tuple(number for number, each in enumerate(tried, 1) if each.stays),
-        origin=attempt.side.origin,
+        origin=attempt.origin,
         merged_with="".join(side.second for side in sides),
         origins=tuple(side.origin for side in sides) if tried else (),
         better=tuple(number for number, each in enumerate(tried, 1) if each.is_better),

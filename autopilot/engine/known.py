@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from autopilot.core.experiment import Experiment
 from autopilot.core.interpreter import Fresh
-from autopilot.core.known import Known, KnownPass, is_same
+from autopilot.core.known import Known, is_same
 from autopilot.core.progress import STALE, Position
 from autopilot.core.records.history import environment_at
 from autopilot.core.records.record import TASK, Manifest, MetricsRecord, TraceRecord
@@ -92,7 +92,7 @@ class RecordedResults(Known):
 
     # --- what others know ----------------------------------------------------------------------
 
-    def sources(self, at: Position, state: str) -> list[KnownPass]:
+    def sources(self, at: Position, state: str) -> list[TraceRecord]:
         found = []
         for other, trace, linked in self._recorded(state):
             if (trace.split, trace.repeat) != (at.split, at.repeat) or not trace.reach:
@@ -100,7 +100,7 @@ class RecordedResults(Known):
             is_at = (other.seed, other.processes, trace.epoch) == (*self._chance(), at.epoch)
             is_alike = is_at or "chance" not in trace.reach
             if is_alike and self._is_trusted(trace) and self._are_linked(linked):
-                found.append(KnownPass(f"{other.notebook.slug}@{trace.epoch}", trace))
+                found.append(replace(trace, source=f"{other.notebook.slug}@{trace.epoch}"))
         return found
 
     def forecast(self) -> list[str]:
@@ -167,11 +167,12 @@ class RecordedResults(Known):
                 versions = {event.version for event in events if event.version}
                 environment = environment_at(events)
                 manifest, layout, repo = notebook.manifest, notebook.layout, notebook.repo
+                mine = self._experiment.manifest
                 places = layout.branch, layout.notes(TraceRecord.kind)
                 if (
                     # A note may be anybody's who wrote to a remote.
                     (self._options.cache or all(_is_made_here(repo, place) for place in places))
-                    and _measure(manifest, options) == _measure(self._manifest(), self._options)
+                    and _measure(manifest, options) == _measure(mine, self._options)
                     and not manifest.in_place
                     and versions <= {manifest.versions.get("autopilot")}
                     and environment
@@ -183,9 +184,6 @@ class RecordedResults(Known):
             except AutopilotError:
                 return None
         return self._others[slug]
-
-    def _manifest(self) -> Manifest:
-        return self._experiment.manifest
 
     def _is_steady(self, notebook: Notebook) -> bool:
         """Whether the baseline was measured twice, with the same results to the last word.

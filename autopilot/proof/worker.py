@@ -26,12 +26,7 @@ from autopilot.core.experiment import Experiment
 from autopilot.core.fit import Fit
 from autopilot.core.loop import EpochLoop, Loop
 from autopilot.core.module import AutoPilotModule
-from autopilot.core.records.record import (
-    Lesson,
-    MetricsRecord,
-    Record,
-    StepRecord,
-)
+from autopilot.core.records.record import Lesson, MetricsRecord, Record, StepRecord
 from autopilot.core.stopping import Budget
 from autopilot.core.trying import TryLoop
 from autopilot.engine.bench import Bench

@@ -9,7 +9,7 @@ import pytest
 
 from autopilot.core.experiment import Experiment
 from autopilot.core.interpreter import generators, seed_everything
-from autopilot.core.known import Known, KnownPass, is_plain
+from autopilot.core.known import Known, is_plain
 from autopilot.core.progress import Position
 from autopilot.core.records.index import Judged
 from autopilot.core.records.record import MetricsRecord, ProgressNote, TraceRecord
@@ -47,8 +47,8 @@ def record(given, *results, name="a-1@3"):
     known = Recorded()
     list(known.batches(AT, "s", given, is_counted=True))
     items = tuple(map(datum_to_json, results))
-    trace = TraceRecord(split="val", items=items, given=known.seen, reach=("content",))
-    return KnownPass(name, trace)
+    facts = {"given": known.seen, "reach": ("content",), "source": name}
+    return TraceRecord(split="val", items=items, **facts)
 
 
 def results(count=4, **fields):
