@@ -77,7 +77,9 @@ def add_worktree(repo: Repository, path: Path, commit: str) -> Repository:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # --force: a worktree whose folder was deleted by hand may be registered at this path.
-            add = ["worktree", "add", "--detach", "--force", "--quiet", str(path), commit]
+            # Twice: git was killed while it made one here, and its lock is left.
+            force = ["--force", "--force"]
+            add = ["worktree", "add", "--detach", *force, "--quiet", str(path), commit]
             try:
                 run_git([*NO_HOOKS, *add], cwd=repo.workdir)
             except GitCommandError as error:

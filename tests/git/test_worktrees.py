@@ -99,13 +99,16 @@ def test_commits_in_a_worktree_are_left_though_a_killed_git_left_its_locks(
     assert (linked.workdir / base).read_text() == "more\n"
 
 
+@pytest.mark.parametrize("is_locked", [False, True])
 def test_a_folder_that_was_deleted_by_hand_is_no_obstacle(
-    repository: Repository, tmp_path: Path
+    repository: Repository, tmp_path: Path, *, is_locked: bool
 ) -> None:
     path = tmp_path / "x"
     for _ in range(2):
         add_worktree(repository, path, repository.head_commit())
         shutil.rmtree(path)
+        if is_locked:  # as a git that is killed while it makes a worktree leaves it
+            (repository.common_dir / "worktrees" / "x" / "locked").write_text("initializing")
     remove_worktree(repository, path)
     assert listed(repository) == [str(repository.workdir)]
 
