@@ -153,7 +153,7 @@ class WorktreeGuard(AgentGuard):
         # Links become copies here, and the copies are part of the surroundings.
         self._links.look()
         self._surroundings.look()
-        self._git.look()
+        self._git.look(self._store.layout.branch if self._store.is_guest else "")
         self._private_git.enter()
 
     def _undo(self, notes: list[str]) -> list[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from autopilot.errors import ParameterError, RepositoryError, translated_as
 from autopilot.files import REGULAR, FileState, read_file, remove_file, replace_file
 from autopilot.git.commands import run_git
+from autopilot.git.commits import is_ancestor
 from autopilot.git.refs import list_refs
 from autopilot.git.repository import Repository
 from autopilot.git.worktrees import lend_objects
@@ -149,9 +150,15 @@ class GitFolder:
         self._files: dict[str, FileState] = {}
         self._refs: dict[str, str] = {}
         self._log: bytes | None = None
+        self._line = ""
 
-    def look(self) -> None:
-        """Remembers how everything is now."""
+    def look(self, line: str = "") -> None:
+        """Remembers how everything is now.
+
+        Args:
+            line: The ref of the candidate that is made, where others are made at the same time.
+        """
+        self._line = line
         self._files, self._refs = self._present(), list_refs(self.user, "refs/")
         self._log = self._reflog("HEAD")
 
@@ -237,9 +244,24 @@ class GitFolder:
             if was == is_now:
                 continue
             is_own = any(name == space or name.startswith(f"{space}/") for space in own)
-            if is_own or self._is_agents(name, was, is_now):
+            if is_own:
+                is_agents = not self._is_of_others(name, was, is_now)
+            else:
+                is_agents = self._is_agents(name, was, is_now)
+            if is_agents:
                 found.append((f"{_did(was, is_now, 'moved')} {printable(name)}", name, was))
         return found
+
+    def _is_of_others(self, name: str, was: str | None, now: str | None) -> bool:
+        """Whether the process of another candidate went on with its line, or with the notes."""
+        if not self._line or name == self._line or now is None:
+            return False
+        if not name.startswith((f"{self._layout.candidates}/", self._layout.notes(""))):
+            return False
+        if was is not None and not is_ancestor(self.user, was, now):
+            return False
+        new = ["log", "--format=%cn", now, *([f"^{was}"] if was else [])]
+        return AGENT not in run_git(new, cwd=self.user.workdir).stdout.decode().splitlines()
 
     def _is_agents(self, name: str, was: str | None, now: str | None) -> bool:
         """Whether the agent's git moved a ref, or a program that leaves no line in its log."""

@@ -106,3 +106,23 @@ def test_a_head_that_no_command_of_git_wrote_is_put_back(repository, worktree):
         "changed HEAD of the git folder: put back (it is in .git/autopilot/undone/a)"
     ]
     assert head.read_bytes() == before
+
+
+def test_what_other_candidates_write_meanwhile_is_left(repository, worktree):
+    top, lines, notes = repository.workdir, "refs/autopilot/a/candidates", "refs/notes/autopilot/a"
+    for number in (1, 2, 3):
+        git(top, "update-ref", f"{lines}/1-{number}", "HEAD")
+    folder = GitFolder(repository, worktree, "a")
+    folder.look(f"{lines}/1-1")
+    made = git(top, "commit-tree", "-p", "HEAD", "-m", "step", "HEAD^{tree}")
+    forged = git(top, "commit-tree", "-m", "f", "HEAD^{tree}", GIT_COMMITTER_NAME=AGENT)
+    moved = {f"{notes}/metrics": made, f"{notes}/llm": forged}
+    moved |= {f"{lines}/1-1": made, f"{lines}/1-2": made, f"{lines}/1-3": forged}
+    for name, oid in moved.items():
+        git(top, "update-ref", name, oid)
+    assert folder.put_back() == [
+        f"moved {lines}/1-1: put back",
+        f"moved {lines}/1-3: put back",
+        f"made {notes}/llm: removed",
+    ]
+    assert git(top, "rev-parse", f"{lines}/1-2", f"{notes}/metrics").split() == [made, made]
