@@ -47,7 +47,6 @@ class InMemoryStore(Store):
         self._line, self._sides = self._revisions, dict[Side, list[Revision]]()
         self._records: dict[tuple[str, str], dict[str, Record]] = defaultdict(dict)
         self._tags: dict[int, str] = {}
-        self._tagged: dict[tuple[int, int], str] = {}
         # As many as a repeated epoch can use: a run of a million batches stays small.
         self._notes = defaultdict[str, deque[ProgressNote]](lambda: deque(maxlen=_PROGRESS))
         self._asked = defaultdict[str, list[LlmRecord]](list)
@@ -171,7 +170,7 @@ class InMemoryStore(Store):
         return dict(self._tags)
 
     def tag_candidate(self, epoch: int, number: int, revision: str, message: str) -> None:
-        self._tagged[epoch, number] = revision
+        """Nothing: the states of candidates are known by their records."""
 
     def log(self) -> list[Revision]:
         return self._line[::-1]

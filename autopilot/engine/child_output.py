@@ -13,16 +13,19 @@ import sys
 import tempfile
 import termios
 import time
+import traceback
 import tty
+import warnings
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from autopilot.core.failures import place_in_stacks
 from autopilot.engine.board import size_text
-from autopilot.sandbox.processes import listed
+from autopilot.sandbox.processes import die_with_parent, listed
 from autopilot.text import clean, hide, redact
 
 MEMORY = "killed for memory"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LINES = 50
 _KEPT_BYTES = 16 * 1024
 _LOOK_S, _SWEEP_S, _SWEEPS = 0.5, 0.01, 3
@@ -176,6 +179,42 @@ def flush_streams() -> None:
     for stream in (sys.stderr, sys.stdout):
         if stream is not None:
             stream.flush()
+
+
+def forked(work: Callable[[], None], *, is_bound: bool = True) -> int:
+    """Runs work in a process that never returns here, and gives its id.
+
+    Args:
+        is_bound: It is killed when this process ends.
+    """
+    flush_streams()  # else both processes would write what is in them
+    parent = os.getpid()
+    # A signal between the fork and the child's own handlers would run those of its parent.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    with warnings.catch_warnings():
+        # Python warns of the parent's threads, which the child lacks.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            for number in SIGNALS:
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    signal.signal(number, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if is_bound:
+                die_with_parent(parent)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            work()
+            flush_streams()
+            code = 0
+        except BaseException:  # noqa: BLE001  # nothing may go back through the parent's calls
+            traceback.print_exc()
+        finally:
+            # Not as an interpreter ends: what is to be done at its exit is for the parent.
+            os._exit(code)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return pid
 
 
 def end_of(status: int, killed: float) -> tuple[str, bool]:

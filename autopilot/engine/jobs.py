@@ -14,8 +14,6 @@ import os
 import select
 import signal
 import time
-import traceback
-import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, Pipe
@@ -29,11 +27,10 @@ from autopilot.core.progress import Death, Position
 from autopilot.core.run import current_run
 from autopilot.core.types import Datum
 from autopilot.engine import relay
-from autopilot.engine.child_output import ChildOutput, end_of, flush_streams, oom_kills
+from autopilot.engine.child_output import ChildOutput, end_of, forked, oom_kills
 from autopilot.engine.fresh import ItemLimits
-from autopilot.engine.supervisor import SIGNALS
 from autopilot.sandbox.children import Watcher
-from autopilot.sandbox.processes import MemoryWatch, adopt, die_with_parent, end_adopted
+from autopilot.sandbox.processes import MemoryWatch, adopt, end_adopted
 
 # The kinds of messages; an empty one is the end of a channel.
 _ITEM, _VALUE, _ERROR, _DEATH, _ASK, _REPLY, _INTERRUPT = (bytes([n]) for n in range(7))
@@ -165,7 +162,7 @@ class ForkedJobs(Jobs):
                 if message[0] == _ITEM and not self._item(int(message[1]), evaluate, above, since):
                     break
 
-        keeper = _Keeper(_fork(work), ours)
+        keeper = _Keeper(forked(work), ours)
         above.close()
         return keeper
 
@@ -184,7 +181,7 @@ class ForkedJobs(Jobs):
             os.register_at_fork(after_in_child=theirs.close)
             self._evaluate(number, evaluate, theirs)
 
-        pid = _fork(work)
+        pid = forked(work)
         theirs.close()
         output.started()
         try:
@@ -292,34 +289,3 @@ def _receive(end: Connection[Any, Any]) -> tuple[bytes, bytes]:
     except (EOFError, OSError):
         return b"", b""
     return message[:1], message[1:]
-
-
-def _fork(work: Callable[[], None]) -> int:
-    """Runs work in a process that ends with this one; returns its id."""
-    flush_streams()  # else both processes would write what is in them
-    parent = os.getpid()
-    # A signal between the fork and the child's own handlers would run those of its parent.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    with warnings.catch_warnings():
-        # Python warns of the parent's threads, which the child lacks.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            for number in SIGNALS:
-                if signal.getsignal(number) != signal.SIG_IGN:
-                    signal.signal(number, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            die_with_parent(parent)
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            work()
-            flush_streams()
-            code = 0
-        except BaseException:  # noqa: BLE001  # nothing may go back through the parent's calls
-            traceback.print_exc()
-        finally:
-            # Not as an interpreter ends: what is to be done at its exit is for the parent.
-            os._exit(code)
-    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    return pid

@@ -17,7 +17,6 @@ import os
 import select
 import signal
 import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, Pipe
@@ -36,6 +35,7 @@ from autopilot.core.search import SearchLoop, beside, charge, share
 from autopilot.core.store import Side
 from autopilot.engine.bench import Bench
 from autopilot.engine.board import Child, Observer
+from autopilot.engine.child_output import forked
 from autopilot.engine.fresh import ItemLimits, importing_state, take_over
 from autopilot.engine.known import know_others
 from autopilot.engine.loading import users_code
@@ -47,7 +47,6 @@ from autopilot.git.commands import looking
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
 from autopilot.sandbox.confinement import guard_of
-from autopilot.sandbox.processes import die_with_parent
 from autopilot.sandbox.workspace import candidates_of, open_workspace
 from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.layout import Layout
@@ -87,20 +86,15 @@ class Nursery:
 
     def __init__(self, lock: ExclusiveLock) -> None:
         self._channel, theirs = Pipe()
-        parent, self._pid = os.getpid(), os.fork()
-        if self._pid == 0:
-            code = 1
-            try:
-                self._channel.close()
-                lock.release()
-                die_with_parent(parent)
-                for number in (signal.SIGINT, signal.SIGTERM):
-                    signal.signal(number, signal.SIG_IGN)
-                _serve(theirs)
-                code = 0
-            except BaseException:  # noqa: BLE001  # nothing may go back through the parent's calls
-                traceback.print_exc()
-            os._exit(code)
+
+        def serve() -> None:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+            self._channel.close()
+            lock.release()
+            _serve(theirs)
+
+        self._pid = forked(serve)
         theirs.close()
 
     def work(self, task: AheadTask) -> None:
@@ -158,25 +152,18 @@ def _serve(channel: Connection[Any, Any]) -> None:
 
 
 def _start(task: AheadTask, side: Side, alive: int, held: int) -> int:
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            os.close(held)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    def attempt(child: Child) -> int:
+        _make(task, side, child)
+        return 0
 
-            def work(child: Child) -> int:
-                _make(task, side, child)
-                return 0
+    def work() -> None:
+        os.close(held)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with contextlib.suppress(AutopilotError):  # the loop meets it too, and says it
+            Supervisor(attempt, Observer(), task.slug, (alive,)).run()
 
-            code = Supervisor(work, Observer(), task.slug, (alive,)).run() or 0
-        except AutopilotError:
-            code = 1  # the loop meets it too, and says it
-        except BaseException:  # noqa: BLE001  # nothing may go back through the parent's calls
-            traceback.print_exc()
-        os._exit(code)
-    return pid
+    # Without this process, it ends by itself, with all that it started.
+    return forked(work, is_bound=False)
 
 
 def _make(task: AheadTask, side: Side, child: Child) -> None:

@@ -28,6 +28,7 @@ from autopilot.core.progress import Death, Position
 from autopilot.engine.board import Board, Child, Observer
 from autopilot.engine.child_output import (
     MEMORY,
+    SIGNALS,
     ChildOutput,
     end_of,
     flush_streams,
@@ -45,7 +46,6 @@ _GRACE_S = 4.0
 _LOOK_S, _SILENT_S = 0.5, 1.0
 _SLOW_S, _BESIDE_S = 30.0, 5.0
 _DEATHS_AT_MOST = 3
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _WAITING = b"\nstopping once the calls are answered that are paid; Ctrl-C again stops at once\n"
 # Called at each signal; a supervised child adds one.
 _listeners: list[Callable[[], None]] = []

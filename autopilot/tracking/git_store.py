@@ -78,9 +78,7 @@ class GitStore(CandidateLines):
         lock: ExclusiveLock | None = None,
         is_guest: bool = False,
     ) -> None:
-        self.is_guest = is_guest
-        self.layout = Layout(slug)
-        self.slug = slug
+        self.slug, self.layout, self.is_guest = slug, Layout(slug), is_guest
         self.repo = path if isinstance(path, Repository) else Repository.discover(Path(path))
         self.journal = Journal(self.repo, self.layout, is_strict=True)
         self.in_place = self.is_shared = in_place
@@ -88,9 +86,6 @@ class GitStore(CandidateLines):
         self._include_dirty = include_dirty
         self._lock = lock or ExclusiveLock(self.layout.lock(self.repo))
         self.files = ParameterFiles(self.repo)
-        self._tip = ""
-        self._tip_tree = ""
-        self._staged_on = ""
         self._cleared = count(1)
         self._seen: dict[str, Entry] = {}
         self._staged: tuple[str, dict[str, Entry]] = ("", {})
