@@ -189,6 +189,8 @@ class Arguments:
                 own.append(declared(name, kind, details[0], parameter.default))
         # A name may be left out in front of words that may not: then these are counted from behind.
         self._counted = any(map(_needed, self._others.values()))
+        flags = [get_args(each.annotation)[-1].param_decls or () for each in own]
+        self._takes_new_name = any("-e" in each for each in flags)
         self.parameters = [*self._word_parameters(), *own]
 
     def _word_parameters(self) -> list[inspect.Parameter]:
@@ -202,7 +204,8 @@ class Arguments:
             )
             kind = list[str] | None if self._counted else str | None
             found.append(declared("head", kind, argument))
-            options.append(declared("named", str | None, NAME_OPTION))
+            if not self._takes_new_name:
+                options.append(declared("named", str | None, NAME_OPTION))
         for name, (word, parameter) in self._others.items():
             argument = typer.Argument(metavar=word.shown, help=word.help)
             if _needed((word, parameter)):
@@ -256,7 +259,7 @@ class Arguments:
             found[name] = parameter.default if text is None else text
         if self._heads:
             first = next(iter(self._heads))
-            found[first] = self._name(context, first, found, given.pop("named"))
+            found[first] = self._name(context, first, found, given.pop("named", None))
         return given | found
 
     def _split(

@@ -122,7 +122,14 @@ def distill_steps(
             "--apply", help="Make an experiment that has only the steps that earn their place."
         ),
     ] = False,
-    new: arguments.NewName = None,
+    new: Annotated[
+        str | None,
+        arguments.option(
+            "The name of what --apply makes; NAME and a number if not.",
+            *("--slug", "-e"),
+            metavar="NAME",
+        ),
+    ] = None,
     live: arguments.Live = False,
     *,
     limits: Annotated[Options, *arguments.LIMITS],
@@ -147,7 +154,9 @@ def distill_steps(
     found = distill(notebook, repeats=repeats, live=live, limits=limits)
     output.lines(align(_HEADINGS, list(map(_row, found.steps)), _HEADINGS[:2]))
     kept = [step for step in found.steps if step.earns]
-    output.line(f"{len(kept)} of {counted(len(found.steps), 'step')} earn their place")
+    stay = sum(bool(step.conflicts) for step in kept)
+    text = f"{len(kept) - stay} of {counted(len(found.steps), 'step')} earn their place"
+    output.line(text + (f"; {stay} stay unmeasured, since later steps build on them" * (stay > 0)))
     made = make(found, slug, limits) if apply and kept else None
     if made is not None and made.best is not None:
         values = figures(found.value, made.best.value)
@@ -168,7 +177,14 @@ _CONTRIBUTION = ("value", "difference", "low", "high", "better", "worse", "confl
 def _row(step: Contribution) -> list[str]:
     number = str(step.epoch.number)
     if step.conflicts:
-        return [number, "-", "-", "", "", f"stays: later steps build on {some(step.conflicts)}"]
+        return [
+            number,
+            "-",
+            "-",
+            "",
+            "",
+            f"stays: later steps build on it in {some(step.conflicts)}",
+        ]
     ends = f" ({signed(step.low)} to {signed(step.high)})" if math.isfinite(step.low) else ""
     verdict = "earns its place" if step.earns else "does not"
     return [

@@ -55,7 +55,10 @@ def log(
     ] = False,
     reverse: Annotated[bool, option("Newest epoch first.")] = False,
     frontier: Annotated[
-        bool, option("Instead, the states that no other one is as good as on all items.")
+        bool,
+        option(
+            "Instead, the states that no other one is as good as on all items, and better on one."
+        ),
     ] = False,
 ) -> None:
     """Show the epochs of an experiment.

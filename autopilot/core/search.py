@@ -210,6 +210,7 @@ class SearchLoop(EpochLoop):
                     attempt.is_beside = True
                     reason = "no other state is as good on all items"
                     reason += " and objectives" if self.objectives else ""
+                    reason += ", and better on one"
                     attempt.decision = Decision("kept", (reason,))
                     kept += 1
 

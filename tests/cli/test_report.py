@@ -691,7 +691,7 @@ def test_the_tree_of_a_search_and_its_frontier(browser, searched, tmp_path, widt
             "epoch 1, candidate 2: c",
             "kept beside the best · 0.500",
             "put c, <img src=x>",
-            "no other state is as good on all items and objectives",
+            "no other state is as good on all items and objectives, and better on one",
             "started from epoch 0",
         ]
         browser.move_to(x + 30 + 18, y + 64 + 2 * 36 + 30)

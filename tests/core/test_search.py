@@ -96,7 +96,7 @@ def test_candidates_that_no_other_dominates_stay_and_are_started_from():
     assert experiment.record_of(1).stay == (2, 3, 4)
     kept = [r for _, r in store.records(MetricsRecord) if r.is_candidate and r.epoch == 1]
     assert [(r.candidate, r.verdict) for r in kept] == [(k, "kept") for k in (1, 2, 3, 4)]
-    assert kept[1].reasons == ("no other state is as good on all items",)
+    assert kept[1].reasons == ("no other state is as good on all items, and better on one",)
     origins = {r.origin for _, r in store.records(MetricsRecord) if r.is_candidate and r.epoch > 1}
     assert any("-c" in name for name in origins)
     # A run that goes on knows the same states.

@@ -226,7 +226,8 @@ def _failures(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
         text = shorten(what, max((width or 100) - wide - 6, _LEAST_TEXT))
         lines.append(f"    {item.id}{' ' * (wide - display_width(item.id))}  {text}".rstrip())
     if len(odd) > _EXAMPLES:
-        command = f"autopilot show {epoch.number} -e {notebook.slug} --json"
+        own = f" -c {epoch.record.candidate}" if epoch.record.is_candidate else ""
+        command = f"autopilot show {epoch.number}{own} -e {notebook.slug} --json"
         lines.append(f"    and {len(odd) - _EXAMPLES} more: {command}")
     died = next((item for item in items if item.outcome == "error" and printed(item)), None)
     if died is not None:

@@ -64,7 +64,9 @@ def _gain(notebook: Notebook, proposal: Proposal) -> str:
 def _summary(notebook: Notebook, proposal: Proposal) -> list[str]:
     last, monitor = max(proposal.epochs, default=0), notebook.monitor[0]
     judged = [e for e in notebook.epochs if e.number > (proposal.merged.epoch or 0)]
-    rejected = sum(epoch.verdict == "rejected" for epoch in judged)
+    # The best state may come from a candidate of an epoch in which none was the best.
+    of_none = (e for e in judged if e.number not in proposal.epochs)
+    rejected = sum(epoch.verdict == "rejected" for epoch in of_none)
     some = counted(len(proposal.epochs), "epoch") if proposal.epochs else "No epoch"
     paths = ", ".join(map(_code, dict.fromkeys(notebook.manifest.parameters.values())))
     test = test_gain(notebook.test_gain(last)).removeprefix("test ")
