@@ -189,11 +189,9 @@ class Arguments:
                 own.append(declared(name, kind, details[0], parameter.default))
         # A name may be left out in front of words that may not: then these are counted from behind.
         self._counted = any(map(_needed, self._others.values()))
-        flags = [get_args(each.annotation)[-1].param_decls or () for each in own]
-        self._takes_new_name = any("-e" in each for each in flags)
-        self.parameters = [*self._word_parameters(), *own]
+        self.parameters = [*self._word_parameters(own), *own]
 
-    def _word_parameters(self) -> list[inspect.Parameter]:
+    def _word_parameters(self, own: Sequence[inspect.Parameter]) -> list[inspect.Parameter]:
         found, options = [], []
         if self._heads:
             words = [word for word, _ in self._heads.values()]
@@ -202,10 +200,9 @@ class Arguments:
                 help=" ".join(word.help for word in words),
                 autocompletion=experiment_names,
             )
-            kind = list[str] | None if self._counted else str | None
-            found.append(declared("head", kind, argument))
-            if not self._takes_new_name:
-                options.append(declared("named", str | None, NAME_OPTION))
+            found.append(declared("head", (list[str] if self._counted else str) | None, argument))
+            is_taken = any("-e" in get_args(p.annotation)[-1].param_decls for p in own)
+            options += [declared("named", str | None, NAME_OPTION)] * (not is_taken)
         for name, (word, parameter) in self._others.items():
             argument = typer.Argument(metavar=word.shown, help=word.help)
             if _needed((word, parameter)):
