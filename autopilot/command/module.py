@@ -38,6 +38,9 @@ class Whole:
     def __iter__(self) -> Iterator[Datum]:
         yield Datum(id=self._split, metadata={"split": self._split})
 
+    def __len__(self) -> int:
+        return 1
+
 
 class CommandModule(AutoPilotModule):
     """Measures by a command: its output has the metrics, and the items if there are some.

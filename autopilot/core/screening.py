@@ -80,6 +80,8 @@ class CheapGates:
                 why = "needs a train split to screen on, and a val split to save"
             elif self.screen < 0 or (items is not None and items < self.screen):
                 why, hint = f"is no number of the {items} items of the train split", "ask for fewer"
+            elif items is None and isinstance(train, Sized) and len(train) == 1:
+                why = "measures some items, and a command measures all of the train split"
             elif steps is not None:
                 why = "compares with the state before the step, and an epoch has several of them"
             elif monitored.owner is not None:
@@ -89,7 +91,7 @@ class CheapGates:
         if self.race:
             is_own = kind.judge not in (Policy.judge, DefaultPolicy.judge)
             if val is None or (isinstance(val, Sized) and len(val) < 2):
-                why = "ends between batches of val, which has no two: give it a batch size"
+                why = "ends between batches of val, which has no two"
             elif repeat > 1:
                 why = f"does not go with --repeat {repeat}: means are known at the end"
             elif monitored.owner is not None:

@@ -18,6 +18,7 @@ from autopilot import (
     Step,
     Trainer,
 )
+from autopilot.command.module import Whole as Split
 from autopilot.core.loop import EpochLoop
 from autopilot.core.records.record import MetricsRecord, TraceRecord
 from autopilot.core.screening import CheapGates
@@ -330,7 +331,16 @@ def test_splits_that_are_needed_are_asked_for():
         def val_dataloader(self):
             return DataLoader([{"id": f"v{at}"} for at in range(30)], 30)
 
+    class Command(Known):
+        def train_dataloader(self):
+            return Split("train")
+
+        def val_dataloader(self):
+            return Split("val")
+
     for gates, kind, why in (
+        (CheapGates(4), Command, "--screen 4 measures some items, and a command measures all "),
+        (CheapGates(race=True), Command, "--race ends between batches of val, which has no two"),
         (CheapGates(4), NoTrain, "--screen 4 needs a train split to screen on, and a val split "),
         (CheapGates(race=True), OneBatch, "--race ends between batches of val, which has no two"),
     ):
