@@ -26,7 +26,7 @@ from autopilot.core.policy import Decision, decide
 from autopilot.core.records.history import KnownState
 from autopilot.core.records.message import epoch_tag
 from autopilot.core.records.record import MERGE
-from autopilot.core.selection import BestSelection, Selection, State, chance_of
+from autopilot.core.selection import BeamSelection, BestSelection, Selection, State, chance_of
 from autopilot.core.states import RecordedStates, named_objectives
 from autopilot.core.stepping import Step
 from autopilot.core.store import Side
@@ -73,6 +73,11 @@ class SearchLoop(EpochLoop):
             raise UsageError(f"{keep} states to keep", hint="0 or more; None: all of them")
         self.proposals, self.parents = proposals, parents
         self.selection = selection or BestSelection()
+        if isinstance(self.selection, BeamSelection) and self.selection.width < parents:
+            raise UsageError(
+                f"{parents} parents, and the best {self.selection.width} to choose them from",
+                hint=f"--select beam:{parents}, or a wider one",
+            )
         self.keep = math.inf if keep is None else keep
         self.objectives = named_objectives(objectives)
         if self.objectives and not (self.selection.reads_scores or self.keep):

@@ -250,7 +250,8 @@ def test_an_epoch_whose_parents_cannot_be_chosen_stays_open():
         Trainer(experiment=each, loop=SearchLoop(3, 2)).fit(Level(), max_epochs=3)
     first, second = ([r.tree for r in each.store.log()] for each in (experiment, whole))
     assert first == second and len(first) == 4
-    for wrong in ({"proposals": 0}, {"parents": 2}, {"keep": -1}):
+    narrow = {"proposals": 3, "parents": 3, "selection": selection("beam:2")}
+    for wrong in ({"proposals": 0}, {"parents": 2}, {"keep": -1}, narrow):
         with pytest.raises(UsageError):
             SearchLoop(**wrong)
 
