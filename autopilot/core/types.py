@@ -7,8 +7,8 @@ import json
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from operator import attrgetter
+from dataclasses import dataclass, field, fields
+from operator import add, attrgetter, sub
 from typing import Any, Literal, get_args
 
 from autopilot.core.node import Node
@@ -270,24 +270,13 @@ class Cost:
 
     def since(self, before: Cost) -> Cost:
         """The part of it that came after an earlier total."""
-        return Cost(
-            self.evaluations - before.evaluations,
-            self.tokens - before.tokens,
-            self.cost_usd - before.cost_usd,
-            self.seconds - before.seconds,
-            self.known - before.known,
-            self.saved - before.saved,
-        )
+        return Cost(*map(sub, _PARTS(self), _PARTS(before)))
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            self.evaluations + other.evaluations,
-            self.tokens + other.tokens,
-            self.cost_usd + other.cost_usd,
-            self.seconds + other.seconds,
-            self.known + other.known,
-            self.saved + other.saved,
-        )
+        return Cost(*map(add, _PARTS(self), _PARTS(other)))
+
+
+_PARTS = attrgetter(*(each.name for each in fields(Cost)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,11 +93,11 @@ class RecordedResults(Known):
     # --- what others know ----------------------------------------------------------------------
 
     def sources(self, at: Position, state: str) -> list[TraceRecord]:
-        found = []
+        found, own = [], (self._bench.manifest.seed, _processes(self._options), at.epoch)
         for other, trace, linked in self._recorded(state):
             if (trace.split, trace.repeat) != (at.split, at.repeat) or not trace.reach:
                 continue
-            is_at = (other.seed, other.processes, trace.epoch) == (*self._chance(), at.epoch)
+            is_at = (other.seed, other.processes, trace.epoch) == own
             is_alike = is_at or "chance" not in trace.reach
             if is_alike and self._is_trusted(trace) and self._are_linked(linked):
                 found.append(replace(trace, source=f"{other.notebook.slug}@{trace.epoch}"))
@@ -121,9 +121,6 @@ class RecordedResults(Known):
 
     def _is_trusted(self, trace: TraceRecord) -> bool:
         return "programs" not in trace.reach or bool(self._options.cache)
-
-    def _chance(self) -> tuple[int, tuple[bool, int]]:
-        return self._bench.manifest.seed, _processes(self._options)
 
     def _recorded(self, state: str) -> Iterator[tuple[_Other, TraceRecord, Mapping[str, str]]]:
         """The passes over a state that was measured in the same way, with the inputs known then."""
@@ -193,14 +190,14 @@ class RecordedResults(Known):
         passes = _baseline(notebook)
         if len(passes) < 2 or any(not is_same(x.data(), passes[0].data()) for x in passes):
             return False
-        own = self._store.slug
-        mine = (
-            _baseline(Notebook(self._store.repo, own)) if self._experiment.last_epoch >= 0 else []
+        if self._experiment.last_epoch < 0:
+            return True
+        known, own = passes[0], _baseline(Notebook(self._store.repo, self._store.slug))
+        return all(
+            each.source or each.given != known.given or is_same(each.data(), known.data())
+            for each in own
+            if each.given
         )
-        for each in (trace for trace in mine if trace.given and not trace.source):
-            if each.given == passes[0].given and not is_same(each.data(), passes[0].data()):
-                return False
-        return True
 
     def _are_linked(self, inputs: Mapping[str, str]) -> bool:
         """Whether the files of `--link` were all read, and are as they were."""

@@ -23,6 +23,7 @@ from autopilot.core.records.ledger import Ledger
 from autopilot.core.records.record import LlmRecord, ProgressNote
 from autopilot.core.run import Run, running, state_line
 from autopilot.core.store import InMemoryStore, Store
+from autopilot.core.trainer import Trainer
 from autopilot.core.types import Datum
 from autopilot.core.writing import trace_record
 from autopilot.engine import relay
@@ -128,8 +129,7 @@ class States:
 
     def measure(self, task: MeasureTask, file: ProgressFile, say: Say) -> Measurement:
         """Evaluates the commit that is checked out now."""
-        child, offline, workspace = self._child, self._offline, task.workspace
-        manifest, options = task.manifest, Options(**task.manifest.options)
+        offline, workspace = self._offline, task.workspace
         bench, before, commit = self._load(task, live=task.live)
         store = _LastingStore(task.slug, file, bench.inputs)
         if self._calls is None:
@@ -137,21 +137,8 @@ class States:
             self._calls = [] if is_new else recorded_calls(workspace.user, task.slug)
         for call in self._calls:
             store.note_call(call)
-        experiment = Experiment(store, manifest=manifest)
-        # The only state here is that of the commit.
-        for why in child.broken.values():
-            experiment.interpreter = Interpreter(why)
-        experiment.only_recorded = not task.live
-        seed = seed_of(manifest.seed, task.repeat)
-        trainer = bench.trainer(experiment, options, seed=seed, max_wait_s=0)
-        ItemLimits.of(options, bench.module).hold_on(child.board)
-        with evaluating(bench, say, offline):
-            trainer.prepare(bench.module)
-            experiment.open(bench.module.parameters())
-            experiment.progress.load(task.epoch)
-            for death in child.deaths:
-                experiment.progress.note_death(death)
-            experiment.positions = child.board
+        seed = seed_of(task.manifest.seed, task.repeat)
+        with self._ready(task, bench, store, say, task.epoch, seed, live=task.live) as trainer:
             try:
                 found = {}
                 for split in task.splits:
@@ -171,7 +158,7 @@ class States:
         items = {split: measured.items for split, measured in found.items()}
         wrong = [each.error_message or "" for split in items.values() for each in split]
         if any(wrong):
-            for lack in workspace.lacks("\n".join([*wrong, child.absent()])):
+            for lack in workspace.lacks("\n".join([*wrong, self._child.absent()])):
                 say(lack)
         has_value = trainer.monitored.has_value
         read = bench.inputs.parameter_files()
@@ -193,28 +180,17 @@ class States:
 
     def evaluate(self, task: BlockTask, file: ProgressFile, say: Say) -> Answer:
         """Evaluates a block in the state of the commit that is checked out now, as its run does."""
-        child, manifest, block = self._child, task.manifest, task.block
-        options, at = Options(**manifest.options), block.position
+        block, at = task.block, task.block.position
         if self._bench is None or self._loaded != block.commit:
             self._load(task, live=True)
             self._begun, self._loaded = ("", 0, 0), block.commit
         assert self._bench is not None, "just loaded"
         bench, module = self._bench, self._bench.module
         store = _BlockStore(task.slug, file, bench.inputs)
-        experiment = Experiment(store, manifest=manifest)
-        for why in child.broken.values():
-            experiment.interpreter = Interpreter(why)
-        trainer = bench.trainer(experiment, options, max_wait_s=0)
-        ItemLimits.of(options, module).hold_on(child.board)
         held = [*module.modules(), *module.parameters()]
         recorder, error = _Replies(store, block, task.workspace.user), b""
-        with evaluating(bench, say, self._offline):
-            trainer.prepare(module)
-            experiment.open(module.parameters())
-            experiment.progress.load(at.epoch)
-            for death in child.deaths:
-                experiment.progress.note_death(death)
-            experiment.positions, run = child.board, trainer.run
+        with self._ready(task, bench, store, say, at.epoch) as trainer:
+            experiment, run = trainer.experiment, trainer.run
             run.pay_from(Ledger.of_loan(block.loan))
             run.provide(StoreRecorder, recorder)
             (run.epoch, run.candidate, run.step_number), run.line = block.place, block.line
@@ -244,6 +220,36 @@ class States:
                 hint = "give plain values, or leave out --executor"
                 error = relay.pack_error(EvaluationError(why, hint=hint))
         return Answer(value, error, tuple(store.calls()), tuple(recorder.needs))
+
+    @contextlib.contextmanager
+    def _ready(
+        self,
+        task: Task,
+        bench: Bench,
+        store: Store,
+        say: Say,
+        epoch: int,
+        seed: int | None = None,
+        *,
+        live: bool = True,
+    ) -> Iterator[Trainer]:
+        """In the body, the state is evaluated as in its run."""
+        child, options = self._child, Options(**task.manifest.options)
+        experiment = Experiment(store, manifest=task.manifest)
+        # The only state here is that of the commit.
+        for why in child.broken.values():
+            experiment.interpreter = Interpreter(why)
+        experiment.only_recorded = not live
+        trainer = bench.trainer(experiment, options, seed=seed, max_wait_s=0)
+        ItemLimits.of(options, bench.module).hold_on(child.board)
+        with evaluating(bench, say, self._offline):
+            trainer.prepare(bench.module)
+            experiment.open(bench.module.parameters())
+            experiment.progress.load(epoch)
+            for death in child.deaths:
+                experiment.progress.note_death(death)
+            experiment.positions = child.board
+            yield trainer
 
     def _begin(
         self, run: Run, module: AutoPilotModule, at: Position, parts: Mapping[int, Datum]

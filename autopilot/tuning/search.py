@@ -131,9 +131,7 @@ class SearchOptimizer(Optimizer):
         }
         self._spaces = {name: config.spaces[key] for (config, key), name in self._names.items()}
         self.sampler, self.seed = sampler, seed
-        samplers.make_sampler(
-            sampler, 0, self._spaces
-        )  # whatever it lacks is missing before anything runs
+        samplers.make_sampler(sampler, 0, self._spaces)  # raises what it lacks, before a run
         self._first = [config.present() for config in self.configs]
         self._forget()
 

@@ -50,25 +50,24 @@ def lines(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
     record = epoch.record
     place = f"tag: {_tag(notebook, epoch)}"
     if epoch.verdict == "rejected":
-        place = (
-            "" if epoch.steps else f"still epoch {epoch.record.best_epoch}: nothing was committed"
-        )
+        still = f"still epoch {record.best_epoch}: nothing was committed"
+        place = "" if epoch.steps else still
     lines = [f"commit {commit.id}" + (f" ({place})" if place else "")]
     lines.append(f"Epoch:    {epoch.number} of {notebook.slug}, {_verdict(epoch)}")
     if record.origin:
         of = f"{record.candidate} of {record.candidates}" if record.candidates else record.candidate
         lines.append(f"Made:     candidate {of}, from {' and '.join(record.parents)}")
     lines.append(f"Date:     {git_date(commit.time_s)}")
-    if epoch.record.strategy:
-        lines.append(f"Strategy: {one_line(epoch.record.strategy, 1000)}")
-    often, took_s = counted(epoch.record.restarts, "restart"), epoch.record.restarts_s
-    restarts = f" ({took_s:.1f} s of it in {often})" if epoch.record.restarts else ""
-    lines.append(f"Cost:     {costs(epoch.record.cost)}{restarts}")
-    lines += [*([f"Known:    {epoch.record.known}"] if epoch.record.known else []), ""]
+    if record.strategy:
+        lines.append(f"Strategy: {one_line(record.strategy, 1000)}")
+    often = counted(record.restarts, "restart")
+    restarts = f" ({record.restarts_s:.1f} s of it in {often})" if record.restarts else ""
+    lines.append(f"Cost:     {costs(record.cost)}{restarts}")
+    lines += [*([f"Known:    {record.known}"] if record.known else []), ""]
     if epoch.number == 0:
         lines += ["    the state before anything was changed", ""]
     lines += _steps(notebook, epoch)
-    lines += [f"{epoch.verdict}: {reason}" for reason in epoch.record.reasons]
+    lines += [f"{epoch.verdict}: {reason}" for reason in record.reasons]
     lines += ["", *_scores(notebook, epoch)]
     lines += ["", *values] if (values := _values(notebook, epoch)) else []
     for block in (_failures(notebook, epoch, width), _lessons(notebook, epoch)):

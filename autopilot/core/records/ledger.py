@@ -123,17 +123,7 @@ class Ledger:
 
     def leave(self, of: int) -> None:
         """From now on, this is one of so many ledgers that share what is left."""
-        total, limits = self.total(), self.limits
-
-        def others(limit: float, spent: float) -> float:
-            left = max(limit - spent, 0.0)
-            return left - left / of if math.isfinite(left) else 0.0
-
-        self._others = Spent(
-            math.ceil(others(limits.calls, total.calls)),
-            math.ceil(others(limits.tokens, total.tokens)),
-            others(limits.cost_usd, total.cost_usd),
-        )
+        _, self._others = self._shares(self.total(), of)
 
     def lend(self, of: int) -> tuple[Loan, Reservation]:
         """Sets aside one of so many equal shares of what is left, for calls made elsewhere.
@@ -141,20 +131,22 @@ class Ledger:
         Their costs are charged once they are known, and the reservation is settled without one.
         """
         with self._changed:
-            total, aside, limits = self.total(), sum(self._reserved, self._others), self.limits
-
-            def part(limit: float, spent: float) -> tuple[float, float]:
-                left = max(limit - spent, 0.0) if math.isfinite(limit) else 0.0
-                return left / of, left - left / of
-
-            held = total + aside
-            calls, tokens = part(limits.calls, held.calls), part(limits.tokens, held.tokens)
-            usd = part(limits.cost_usd, held.cost_usd)
-            wanted = Spent(math.floor(calls[0]), math.floor(tokens[0]), usd[0])
-            rest = Spent(math.ceil(calls[1]), math.ceil(tokens[1]), usd[1])
+            aside = sum(self._reserved, self._others)
+            wanted, rest = self._shares(self.total() + aside, of)
             self._reserved.append(wanted)
-        loan = Loan(limits, self.elapsed_s(), self.by_role(), aside + rest)
+        loan = Loan(self.limits, self.elapsed_s(), self.by_role(), aside + rest)
         return loan, Reservation(self, "", wanted, wanted.cost_usd)
+
+    def _shares(self, held: Spent, of: int) -> tuple[Spent, Spent]:
+        """One of so many equal shares of what is left beside an amount, and the others together."""
+        limits = self.limits.calls, self.limits.tokens, self.limits.cost_usd
+        pairs = zip(limits, (held.calls, held.tokens, held.cost_usd), strict=True)
+        left = [max(most - n, 0.0) if math.isfinite(most) else 0.0 for most, n in pairs]
+        calls, tokens, usd = ((each / of, each - each / of) for each in left)
+        return (
+            Spent(math.floor(calls[0]), math.floor(tokens[0]), usd[0]),
+            Spent(math.ceil(calls[1]), math.ceil(tokens[1]), usd[1]),
+        )
 
     @classmethod
     def of_loan(cls, loan: Loan) -> Self:
