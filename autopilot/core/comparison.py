@@ -200,6 +200,7 @@ class EpochView:
         monitored: How the monitored metric is computed from items.
         noise: How a second measurement of the baseline differed.
         memorized: Which items the edit writes down, in a sentence; "" if none.
+        candidates: How many the epoch measured on val: of each, chance may make a gain.
     """
 
     epoch: int
@@ -215,6 +216,7 @@ class EpochView:
     monitored: Monitored | None = None
     noise: Noise | None = None
     memorized: str = ""
+    candidates: int = 1
     # Of all views of an epoch: its items, which may be many, are compared once.
     compared: list[Compared] = field(default_factory=list, repr=False, compare=False)
 

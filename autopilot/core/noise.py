@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from random import Random
 from typing import Literal
@@ -131,7 +132,8 @@ class SignificantImprovement(GainGate):
     and a loop that keeps whatever improved climbs on noise. This gate compares the epoch with the
     best item by item, and lets such a change pass in at most 1 - confidence of the epochs. So that
     chance hardly ever pushes the share beyond that, the p-value is held to 0.7 times it: 0.035 at
-    95%. That is a promise for each epoch: of a hundred useless ones, expect a few to pass.
+    95%. Several candidates of an epoch share it. That is a promise for each epoch: of a hundred
+    useless ones, expect a few to pass.
 
     An item's score is its `metrics[monitor]`; where no item has one, its success. Items are matched
     by id, and all have to be there in both epochs: an item missing on either side fails the gate.
@@ -205,12 +207,18 @@ class SignificantImprovement(GainGate):
         return f"SignificantImprovement({self.confidence:g}, {self.method})"
 
     def _weigh(self, view: EpochView, gain: float) -> tuple[bool, str]:
+        if view.noise is not None and view.noise.repeats:
+            # The few measurements of a single number could not show so much.
+            view = replace(view, candidates=1)
         evidence = self._of_the_whole(view) or self._of_items(view)
         if isinstance(evidence, str):
             return False, evidence
         found, p_value = evidence
-        shown, limit = _p_value(p_value, self.limit), f"{self.limit:g}"
-        if p_value > self.limit:
+        bound, each = self._bound(view), ""
+        if view.candidates > 1:
+            each = f" ({self.limit:g} for {view.candidates} candidates together)"
+        shown, limit = _p_value(p_value, bound), f"{bound:g}{each}"
+        if p_value > bound:
             chance = " may be chance" if gain > 0 else ""
             return False, _indecisive(view, f"{found}{chance}: p {shown} is above {limit}")
         if view.noise is not None and 0 < gain <= view.noise.shift * (1 + 1e-9):
@@ -231,7 +239,12 @@ class SignificantImprovement(GainGate):
         size = f"{'better' if mean > 0 else 'worse'} by {amount}" if mean else "the same"
         unit = "measurements" if view.noise is not None and view.noise.repeats else "items"
         found = f"val {pairs.measure} {size} on average over {len(pairs.differences)} {unit}"
-        return found, bootstrap_test(pairs.differences, self.repeats, self._random(view))
+        repeats = self.repeats * view.candidates
+        return found, bootstrap_test(pairs.differences, repeats, self._random(view))
+
+    def _bound(self, view: EpochView) -> float:
+        """The largest p-value that passes: candidates of one epoch share it (Bonferroni)."""
+        return float(f"{self.limit / view.candidates:.2g}") if view.candidates > 1 else self.limit
 
     def _of_the_whole(self, view: EpochView) -> tuple[str, float] | None:
         """The same, of a metric that no item has by itself."""
@@ -239,11 +252,12 @@ class SignificantImprovement(GainGate):
         if self.method == "sign" or monitored is None or monitored.owner is None or gain is None:
             return None
         shared, hits, draws = paired(monitored, view.items, view.best_items), 1, 1
-        for drawn in swapped_gains(monitored, shared, _SWAPS, self._random(view)):
+        swaps, bound = _SWAPS * view.candidates, self._bound(view)
+        for drawn in swapped_gains(monitored, shared, swaps, self._random(view)):
             # Sums in another order may come out a little smaller.
             hits += gained(0.0, drawn, view.mode) >= gain - 1e-9 * abs(gain)
             draws += 1
-            if hits > self.limit * (1 + _SWAPS):
+            if hits > bound * (1 + swaps):
                 break  # further draws cannot make it significant
         return (
             (f"a gain of {gain:.3g} over {len(shared)} items", hits / draws) if draws > 1 else None

@@ -175,6 +175,9 @@ class SearchLoop(EpochLoop):
             return attempt.is_new, value, -attempt.place.number
 
         ranked, leader = sorted(tried, key=rank, reverse=True), None
+        # One that was stopped had its chance too; one that was screened had none.
+        raced = [each for each in tried if each.known and each.known.outcome == "raced"]
+        measured = len(raced) + sum(each.is_new for each in tried)
         for attempt in ranked:
             origin, known = self._pool(fit).pool.states[attempt.origin], attempt.known
             attempt.is_better = attempt.is_new and self._state(fit, attempt).value > origin.value
@@ -189,7 +192,8 @@ class SearchLoop(EpochLoop):
                 reason = f"candidate {leader.place.number} is {how}"
                 attempt.decision = Decision("rejected", (reason,))
             else:
-                attempt.decision = decide(fit.policy, _view(fit, attempt), attempt.errors)
+                view = replace(_view(fit, attempt), candidates=measured)
+                attempt.decision = decide(fit.policy, view, attempt.errors)
                 leader = attempt if attempt.decision.kept else None
         best = leader or ranked[0]
         assert best.decision is not None, "it was judged"

@@ -15,10 +15,12 @@ from autopilot import (
     Parameter,
     Policy,
     Recall,
+    SignificantImprovement,
     Step,
     Trainer,
 )
 from autopilot.command.module import Whole as Split
+from autopilot.core.comparison import EpochView
 from autopilot.core.loop import EpochLoop
 from autopilot.core.records.record import MetricsRecord, TraceRecord
 from autopilot.core.screening import CheapGates
@@ -352,3 +354,22 @@ def test_splits_that_are_needed_are_asked_for():
     policy = Policy([MinGate("accuracy", 0.1)])
     _, experiment = fitted(1, CheapGates(race=True), states=["9 0"], policy=policy)
     assert experiment.history[1].outcome == "raced"
+
+
+def test_candidates_of_one_epoch_share_what_chance_may_pass():
+    class Count(Policy):
+        def judge(self, view):
+            counts.append(view.candidates)
+            return super().judge(view)
+
+    counts, states = [], ["6 20", "8 20", "8 20", "9 21"]
+    fitted(1, CheapGates(8), states=states, loop=SearchLoop(4), policy=Count())
+    assert counts == [2]  # one that was screened, and a twin, have no chance of their own
+    items = [[Datum(id=str(at), success=at < n) for at in range(100)] for n in (40, 46)]
+    values = [{"val": {"accuracy": value}} for value in (0.40, 0.46)]
+    sides = {"monitor": "accuracy", "best_items": items[0], "items": items[1]}
+    for candidates, passes in ((1, True), (4, False)):
+        view = EpochView(1, values[1], {}, values[0], candidates=candidates, **sides)
+        found = SignificantImprovement().check(view)
+        assert found.passed == passes, found.reason
+    assert "p 0.016 is above 0.0088 (0.035 for 4 candidates together)" in found.reason
