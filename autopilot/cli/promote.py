@@ -10,12 +10,14 @@ from autopilot.cli.context import Context, in_child
 from autopilot.cli.output import Output, own_stdout
 from autopilot.cli.pages import picked
 from autopilot.core.figures import figure
+from autopilot.core.records.message import state_name
 from autopilot.errors import UsageError
 from autopilot.proof.verification import Ruling, rule
 from autopilot.report.comparison import decision_line, file_documents, file_rows, file_totals
 from autopilot.review.promotion import Method, Promoted, PromotionPlan, Requirement, promote
 from autopilot.review.promotion import plan as look
 from autopilot.text import align
+from autopilot.tracking.attribution import named
 from autopilot.tracking.notebook import Notebook
 
 
@@ -104,7 +106,7 @@ def execute(
 
 def _asked(notebook: Notebook, epoch: str) -> list[Requirement]:
     """The verdict of the checkout's policy on the epoch; nothing is evaluated."""
-    number = notebook.find(epoch).number
+    number = named(notebook, epoch).number
     ruling = rule(notebook, number)
     why = "; ".join(ruling.decision.reasons)
     does = "keeps" if ruling.decision.kept else "does not keep"
@@ -134,7 +136,7 @@ def _say_done(output: Output, done: Promoted) -> None:
 
 
 def _say(output: Output, found: PromotionPlan) -> None:
-    output.line(f"{found.slug}, epoch {found.epoch.number} -> {found.onto.name}, {found.method}")
+    output.line(f"{found.slug}, {found.epoch.title} -> {found.onto.name}, {found.method}")
     test = found.test.get(found.score.name.removeprefix("val "))
     tested = f", test {figure(test)}" if test is not None else "; the test split is not scored"
     output.line(f"{found.score}{tested}")
@@ -153,9 +155,11 @@ def _say(output: Output, found: PromotionPlan) -> None:
 
 
 def _command(found: PromotionPlan) -> str:
+    record = found.epoch.record
+    name = state_name(record) if record.is_candidate else str(record.epoch)
     return (
         f"autopilot promote execute {found.slug} --into {found.onto.name} "
-        f"--epoch {found.epoch.number} --{found.method}"
+        f"--epoch {name} --{found.method}"
     )
 
 

@@ -25,7 +25,7 @@ from autopilot.text import whole
 from autopilot.tracking.attribution import (
     candidate_of,
     candidates_of,
-    named_candidate,
+    named,
     recorded_states,
 )
 from autopilot.tracking.notebook import Notebook
@@ -141,7 +141,7 @@ def show(
     autopilot show 7 --prompt      what the agent was asked
     """
     notebook, output = context.notebook(name), context.output
-    found = named_candidate(notebook, epoch) or notebook.find(epoch)
+    found = named(notebook, epoch)
     if candidate is not None:
         found = candidate_of(notebook, found.number, candidate)
     if prompt:

@@ -17,7 +17,7 @@ from autopilot.git import commits, objects
 from autopilot.git.refs import Branch, advance, checked_out_at, obstacle
 from autopilot.git.repository import Repository
 from autopilot.review import changes
-from autopilot.tracking.attribution import lineage
+from autopilot.tracking.attribution import lineage, named
 from autopilot.tracking.epochs import Epoch
 from autopilot.tracking.holding import record_decision, stopped
 from autopilot.tracking.notebook import Notebook
@@ -104,7 +104,7 @@ def plan(
         epoch: A number, "best", "last", a tag or a commit.
         held: The caller holds the experiment's lock, so that no run of it is going on.
     """
-    history, chosen = changes.ParameterHistory(notebook), notebook.find(epoch)
+    history, chosen = changes.ParameterHistory(notebook), named(notebook, epoch)
     onto = changes.target_branch(notebook, into)
     merged = history.merged_into(onto.tip)
     tree, gate = _merge_gate(history, onto, chosen, method, merged)

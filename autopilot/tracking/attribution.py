@@ -118,15 +118,20 @@ def candidate_of(notebook: Notebook, epoch: int, number: int) -> Epoch:
     raise ExperimentError(f"candidate {number} of epoch {epoch} {why}", hint=hint)
 
 
-def named_candidate(notebook: Notebook, name: str) -> Epoch | None:
-    """The candidate of a tag or of a commit, as which its epoch is read from now on; else None."""
+def named(notebook: Notebook, name: str) -> Epoch:
+    """An epoch as `Notebook.find` takes it, or a candidate by its tag or commit.
+
+    The epoch is read as this candidate from now on. Raises as `candidate_of` and `Notebook.find`.
+    """
     epoch, candidate = state_of_tag(f"/{name}") or (None, None)
     if epoch is None and not (name.isdigit() and len(name) < 7):
         with contextlib.suppress(RepositoryError):
             text = commits.read_commit(notebook.repo, notebook.repo.resolve(name)).message
             if trailer(text, STEP) and trailer(text, EXPERIMENT) == notebook.slug:
                 epoch, candidate = (trailer_number(text, each) for each in (EPOCH, CANDIDATE))
-    return candidate_of(notebook, epoch, candidate) if epoch and candidate else None
+    if epoch and candidate:
+        return candidate_of(notebook, epoch, candidate)
+    return notebook.find(name)
 
 
 @dataclass(frozen=True, slots=True)

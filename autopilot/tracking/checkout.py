@@ -24,7 +24,7 @@ from autopilot.files import rests_in
 from autopilot.git import commits, objects, refs
 from autopilot.git.repository import Repository
 from autopilot.git.workfiles import WorkFiles
-from autopilot.tracking.attribution import named_candidate
+from autopilot.tracking.attribution import named
 from autopilot.tracking.journal import ProgressFile
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
@@ -292,11 +292,9 @@ def find_state(notebook: Notebook, name: str) -> ParameterState:
     if len(name) >= 4 and len(by_id) == 1:
         return ParameterState(by_id[0].id, f"snapshot {by_id[0].id[:7]}")
     try:
-        beside = named_candidate(notebook, name)
-        epoch = beside.number if beside else notebook.find(name).number
+        epoch = named(notebook, name)
     except ExperimentError as error:
         if kept and not name.isdigit():
             error.hint += "; or a snapshot: autopilot store log"
         raise
-    title = f"candidate {beside.record.candidate} of epoch {epoch}" if beside else f"epoch {epoch}"
-    return ParameterState(notebook.after(epoch), title, epoch)
+    return ParameterState(notebook.after(epoch.number), epoch.title, epoch.number)

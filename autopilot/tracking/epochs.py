@@ -46,6 +46,12 @@ class Epoch:
     steps: tuple[str, ...] = ()
 
     @property
+    def title(self) -> str:
+        """The epoch in words: "epoch 7", or "candidate 2 of epoch 7"."""
+        own = f"candidate {self.record.candidate} of " if self.record.is_candidate else ""
+        return f"{own}epoch {self.number}"
+
+    @property
     def number(self) -> int:
         """Its number; 0 is the baseline."""
         return self.record.epoch

@@ -179,9 +179,13 @@ def test_states_that_stay_are_named_as_epochs_are(place: Place, tmp_path: Path) 
         assert "(tag: autopilot/demo/epoch-0001-c2)" in shown.out and "add b" in shown.out, shown
     place.call("store", "checkout", "demo", "epoch-0001-c3")
     assert place.read("x.txt") == "c"
+    assert "-b\n" in place.call("diff", "demo", "epoch-0001-c2", "epoch-0001-c3").out
+    git("checkout", "--quiet", "x.txt")
+    planned = place.call("promote", "plan", "demo", "epoch-0001-c2", "--into", "main").out
+    assert "demo, candidate 2 of epoch 1 -> main, squash" in planned
+    assert "--epoch epoch-0001-c2 " in planned
     says = ("candidate 7 of epoch 1 does not exist",)
     place.refused("show", "epoch-0001-c7", says=says, hints=("choose one of 1 to 3",))
-    git("checkout", "--quiet", "x.txt")
 
     # A tag that lies is named; one that is gone is made again.
     git("update-ref", f"{tags}/epoch-0001-c2", git("rev-parse", f"{tags}/epoch-0001-c3"))

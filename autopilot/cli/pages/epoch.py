@@ -27,6 +27,7 @@ from autopilot.core.types import Datum, count_outcomes, datum_document
 from autopilot.git import commits, refs
 from autopilot.report.comparison import file_documents, item_outcomes
 from autopilot.text import align, counted, display_width, git_date, iso, shorten
+from autopilot.tracking.attribution import named
 from autopilot.tracking.diagnosis import NOT_PASSED, is_graded, moved_values, turned
 from autopilot.tracking.epochs import Epoch
 from autopilot.tracking.notebook import Notebook
@@ -349,13 +350,15 @@ def change(notebook: Notebook, first: str | None, second: str | None) -> Change:
         best = notebook.find("best")
         title = f"{notebook.slug}: base -> epoch {best.number} (best)"
         return Change(notebook.base or notebook.start, notebook.after(best.number), title)
-    one = notebook.find(first)
+    one = named(notebook, first)
     if second is None:
-        title = f"{notebook.slug}: epoch {one.number} ({_verdict(one)})"
+        title = f"{notebook.slug}: {one.title} ({_verdict(one)})"
         return Change(notebook.before(one.number), notebook.after(one.number), title)
-    other = notebook.find(second)
-    title = f"{notebook.slug}: epoch {one.number} -> epoch {other.number}"
-    return Change(notebook.after(one.number), notebook.after(other.number), title)
+    before = notebook.after(one.number)
+    # A notebook reads an epoch as one of its candidates only.
+    other = named(notebook := Notebook(notebook.repo, notebook.slug), second)
+    title = f"{notebook.slug}: {one.title} -> {other.title}"
+    return Change(before, notebook.after(other.number), title)
 
 
 def change_document(notebook: Notebook, compared: Change) -> dict[str, Any]:
