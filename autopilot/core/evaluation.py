@@ -161,7 +161,7 @@ class Evaluator:
                 waiting.append((index, batch, last))
                 at = replace(position, number=index, is_running=True, size=0)
                 died = self.experiment.deaths(at, max(len(batch.items), 1))
-                parts = self._parts(at, batch, died, machines)
+                parts = self._parts(batch, died, machines)
                 if parts and not self.experiment.has(at, batch):
                     machines.begin(at, parts)
                 is_end = last or (window is not None and (index + 1) % window == 0)
@@ -202,9 +202,7 @@ class Evaluator:
         with self.experiment.seeded(seed, running.split, running.epoch, running.number):
             return self._isolated(running.split, batch, done)
 
-    def _parts(
-        self, at: Position, batch: Datum, died: Collection[int], machines: Machines
-    ) -> dict[int, Datum]:
+    def _parts(self, batch: Datum, died: Collection[int], machines: Machines) -> dict[int, Datum]:
         """The parts of a batch that may be evaluated anywhere: all of it, or each of its items."""
         if not machines.by_item:
             return {} if any(number >= 0 for number in died) else {-1: batch}

@@ -33,7 +33,6 @@ from autopilot.core.records.record import (
 from autopilot.errors import ExperimentError
 
 R = TypeVar("R", bound=Record)
-_PROGRESS = 1000
 
 
 @dataclass(frozen=True, slots=True)

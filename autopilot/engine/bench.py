@@ -252,40 +252,36 @@ def check_parameters(bench: Bench, *, include_dirty: bool) -> list[str]:
         ParameterError: a parameter cannot be optimized, or has uncommitted changes.
     """
     with bench.inputs.deaf():  # the user's checkout is no input
-        return _check_parameters(bench, include_dirty=include_dirty)
-
-
-def _check_parameters(bench: Bench, *, include_dirty: bool) -> list[str]:
-    workspace, scopes = bench.workspace, bench.scopes
-    if not scopes:
-        raise ParameterError(
-            f"{type(bench.module).__name__} has no parameters",
-            hint="declare what may change: self.rules = PathParameter('rules.txt')",
-        )
-    check_tracked(workspace.repo, bench.manifest.base, scopes)
-    check_clean(workspace.user, scopes, include_dirty=include_dirty)
-    if include_dirty and not workspace.in_place:
-        # The start commit is made of the worktree's files.
-        here = workspace.repo.workdir
-        for name in dirty_files(workspace.user, scopes):
-            source = workspace.user.workdir / name
-            if source.is_symlink() or source.exists():
-                replace_file(here, name, read_file(source))
-            else:
-                remove_file(here, name)
-    if workspace.in_place:
-        return []
-    changed = [
-        name
-        for name, state in changed_files(workspace.user, ["."]).items()
-        if state in ("modified", "deleted", "conflicted")
-        and not any(scope.covers(name) for scope in scopes)
-    ]
-    if not changed:
-        return []
-    shown = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
-    files = "1 changed file" if len(changed) == 1 else f"{len(changed)} changed files"
-    return [f"not part of the run, since not committed: {files} ({shown})"]
+        workspace, scopes = bench.workspace, bench.scopes
+        if not scopes:
+            raise ParameterError(
+                f"{type(bench.module).__name__} has no parameters",
+                hint="declare what may change: self.rules = PathParameter('rules.txt')",
+            )
+        check_tracked(workspace.repo, bench.manifest.base, scopes)
+        check_clean(workspace.user, scopes, include_dirty=include_dirty)
+        if include_dirty and not workspace.in_place:
+            # The start commit is made of the worktree's files.
+            here = workspace.repo.workdir
+            for name in dirty_files(workspace.user, scopes):
+                source = workspace.user.workdir / name
+                if source.is_symlink() or source.exists():
+                    replace_file(here, name, read_file(source))
+                else:
+                    remove_file(here, name)
+        if workspace.in_place:
+            return []
+        changed = [
+            name
+            for name, state in changed_files(workspace.user, ["."]).items()
+            if state in ("modified", "deleted", "conflicted")
+            and not any(scope.covers(name) for scope in scopes)
+        ]
+        if not changed:
+            return []
+        shown = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
+        files = "1 changed file" if len(changed) == 1 else f"{len(changed)} changed files"
+        return [f"not part of the run, since not committed: {files} ({shown})"]
 
 
 def explain_missing(workspace: Workspace, base: str, error: MissingSourceError) -> ParameterError:

@@ -53,16 +53,12 @@ class RecordedResults(Known):
     """
 
     def __init__(
-        self,
-        bench: Bench,
-        options: Options,
-        experiment: Experiment,
-        store: GitStore,
-        imported: Mapping[str, Entry],
+        self, bench: Bench, options: Options, experiment: Experiment, imported: Mapping[str, Entry]
     ) -> None:
         super().__init__()
         self._bench, self._options, self._experiment = bench, options, experiment
-        self._store, self._imported, self._inputs = store, dict(imported), bench.inputs
+        assert isinstance(experiment.store, GitStore), "a run has one"
+        self._store, self._imported, self._inputs = experiment.store, dict(imported), bench.inputs
         self._listed: list[tuple[str, str, bytes]] | None = None
         self._others: dict[str, _Other | None] = {}
         self._before, self._is_fresh, self._count, self._stale = set[str](), True, -1, False
@@ -222,7 +218,7 @@ def know_others(
     Returns:
         A sentence for the user on those of the state that a new run starts from.
     """
-    module, store = bench.module, experiment.store
+    module = bench.module
     how = options.fresh or ("auto" if module.ends_items else module.fresh)
     unknown = {
         "--in-place": bench.workspace.in_place,
@@ -233,9 +229,8 @@ def know_others(
     if options.cache is False or any(unknown.values()):
         named = " and ".join(name for name, holds in unknown.items() if holds)
         return [f"--cache has no effect with {named}"] if options.cache else []
-    assert isinstance(store, GitStore), "a run has one"
-    experiment.cache = known = RecordedResults(bench, options, experiment, store, imported)
-    return [] if store.exists() else known.forecast()
+    experiment.cache = known = RecordedResults(bench, options, experiment, imported)
+    return [] if experiment.store.exists() else known.forecast()
 
 
 def _measure(manifest: Manifest, options: Options) -> Mapping[str, Any]:

@@ -235,11 +235,10 @@ class _Turns(Callback):
     """
 
     def __init__(self, store: GitStore, task: AheadTask, side: Side, child: Child) -> None:
-        self._store, self._child = store, child
+        self._child, self._held = child, list[int]()
         self._others = [each for each in task.sides if each != side]
         self._folder = Layout(task.slug, side.name).progress(store.repo).parent
         self._slots = [f"slot-{number}" for number in range(task.options.jobs or 1)]
-        self._held = list[int]()
 
     def on_fit_start(self, trainer: RunView, module: AutoPilotModule) -> None:
         self._child.board.opened(trainer.experiment.slug, math.inf)

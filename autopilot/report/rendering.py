@@ -132,7 +132,7 @@ def markdown(notebook: Notebook, *, with_errors: bool = True) -> str:
         lines += [f"{judged}, {notebook.kept} kept. {costs(notebook.spent)}.", ""]
         lines += [*_table(notebook), "", *_items(notebook, with_errors=with_errors)]
         lines += _frontier(slug, SearchStory.of(notebook, ()))
-        lines += [*_values(notebook, comparison.Tuned.of(notebook)), *_net(notebook)]
+        lines += [*_values(comparison.Tuned.of(notebook)), *_net(notebook)]
     fetch = f"autopilot fetch origin {slug}    # where the experiment is not here yet"
     lines += ["### Read on", "", "```sh", fetch, f"autopilot log {slug}"]
     lines += [f"autopilot show best -e {slug}", f"git log -p {base}..{branch}", "```", ""]
@@ -248,7 +248,7 @@ def _frontier(slug: str, search: SearchStory | None) -> list[str]:
     return [*lines, f"{frontier_rule(search.states, len(ranked))}.", ""]
 
 
-def _values(notebook: Notebook, tuned: comparison.Tuned | None) -> list[str]:
+def _values(tuned: comparison.Tuned | None) -> list[str]:
     """The numbers and choices of best state and baseline, and how much each matters."""
     if tuned is None:
         return []
