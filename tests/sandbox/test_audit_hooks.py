@@ -14,7 +14,7 @@ import pytest
 from autopilot.core.parameter import PathParameter
 from autopilot.errors import NetworkRefusedError
 from autopilot.git.commands import run_git
-from autopilot.sandbox.audit_hooks import Inputs
+from autopilot.sandbox.audit_hooks import _SPAWNED, Inputs
 from autopilot.sandbox.offline import Offline
 from autopilot.tracking.parameters import scope_of
 
@@ -178,7 +178,11 @@ USES = {
 
 
 @pytest.mark.parametrize("use", USES)
-def test_what_a_result_depends_on_beside_files_of_the_commit(repository, listening, use):
+def test_what_a_result_depends_on_beside_files_of_the_commit(
+    repository, listening, use, monkeypatch
+):
+    for name in _SPAWNED:  # another test may have started processes with them
+        monkeypatch.delitem(sys.modules, name, raising=False)
     (repository.workdir.parent / "beside.txt").write_text("x")
     inputs = listening()
     USES[use](repository.workdir)
