@@ -274,7 +274,7 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
     output.line(f"stopped: {result.stop_reason}. {counts}")
     if result.cost.saved:
         by = " and ".join(x for x in ("--screen", "--race") if x in session.options.words())
-        output.line(f"stopped: {counted(result.cost.saved, 'val item')} not measured, by {by}")
+        output.line(f"saved: {counted(result.cost.saved, 'val item')} not measured, by {by}")
     if result.cost.known:
         output.line(f"known: {counted(result.cost.known, 'result')} (--no-cache measures them)")
     _tell_spending(output, session)

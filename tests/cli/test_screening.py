@@ -109,7 +109,7 @@ def evaluations(tmp_path: Path) -> Counter[str]:
 def test_a_screened_race_is_exact_read_and_replayed(steps: Place, tmp_path: Path) -> None:
     limited = (*OPTIONS, "--max-epochs", "6")
     whole = steps.run("run", "steps.py", "-e", "whole", *limited)
-    assert "not measured, by --screen and --race" in whole.out
+    assert "val items not measured, by --screen and --race" in whole.out
     reference, asked = story(steps, "whole"), evaluations(tmp_path)
     outcomes = [record.get("outcome") for record in steps.judged("whole")[1:]]
     assert outcomes == ["screened", "raced", "repeated", None, "screened", None]
