@@ -156,7 +156,7 @@ def distill_steps(
     kept = [step for step in found.steps if step.earns]
     stay = sum(bool(step.conflicts) for step in kept)
     text = f"{len(kept) - stay} of {counted(len(found.steps), 'step')} earn their place"
-    output.line(text + (f"; {stay} stay unmeasured, since later steps build on them" * (stay > 0)))
+    output.line(text + f"; not measured, since later steps build on them: {stay}" * (stay > 0))
     made = make(found, slug, limits) if apply and kept else None
     if made is not None and made.best is not None:
         values = figures(found.value, made.best.value)

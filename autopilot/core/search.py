@@ -25,7 +25,7 @@ from autopilot.core.parameter import values_of
 from autopilot.core.policy import Decision, decide
 from autopilot.core.records.history import KnownState
 from autopilot.core.records.message import epoch_tag
-from autopilot.core.records.record import MERGE
+from autopilot.core.records.record import MERGE, EpochOutcome
 from autopilot.core.selection import BeamSelection, BestSelection, Selection, State, chance_of
 from autopilot.core.states import RecordedStates, named_objectives
 from autopilot.core.stepping import Step
@@ -142,7 +142,7 @@ class SearchLoop(EpochLoop):
             train = self._merge(fit, attempt.side)
         else:
             train = self.learn_from_val(fit) if fit.train is None else self.train(fit)
-        attempt.known = fit.refused or fit.experiment.known_state()
+        attempt.known = fit.refused or fit.experiment.known_state() or _unchanged(fit, attempt)
         # One that was screened was compared with the state that it was made from alone.
         same = (each for each in tried if each.state == attempt.state and not each.is_screened)
         attempt.twin = next(same, None)
@@ -323,6 +323,16 @@ def beside(
         fit.renew_services()
         optimizer.proposal, fit.candidate, fit.metrics, fit.line = (1, 1), 0, own, ""
         optimizer.to_merge = {}
+
+
+def _unchanged(fit: Fit, attempt: Draft) -> KnownState | None:
+    """The measurement of the candidate that an attempt started from, if it changed nothing."""
+    if attempt.changed or attempt.origin == epoch_tag(attempt.place.origin_epoch):
+        return None
+    metrics, _, epoch = fit.experiment.val_before()
+    errors = tuple(step.error for step in attempt.steps if step.error)
+    outcome: EpochOutcome = "failed" if errors else "unchanged"
+    return KnownState(epoch, metrics, outcome, errors or ("the optimizer changed nothing",))
 
 
 def _view(fit: Fit, attempt: Draft) -> EpochView:

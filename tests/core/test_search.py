@@ -88,6 +88,22 @@ class Letter(Optimizer):
         return Step(f"add {letter}", letter)
 
 
+class LetterOnce(Letter):
+    def step(self):
+        return Step() if self.parameters[0].data else super().step()
+
+
+def test_a_candidate_that_changes_nothing_is_no_new_state_and_is_not_measured():
+    module, experiment = Trade(), Experiment(InMemoryStore())
+    module.configure_optimizers = lambda: LetterOnce(module.parameters())
+    loop = SearchLoop(4, 4, selection("frontier"), keep=None)
+    Trainer(experiment=experiment, loop=loop).fit(module, max_epochs=2)
+    made = experiment.record_of(2)
+    assert len(set(made.origins)) == 4
+    assert (made.stay, made.reasons) == ((), ("the optimizer changed nothing",))
+    assert made.cost.evaluations == 4 * 4  # train
+
+
 def test_candidates_that_no_other_dominates_stay_and_are_started_from():
     module, experiment = Trade(), Experiment(InMemoryStore())
     loop = SearchLoop(4, 2, selection("frontier"), keep=None)
