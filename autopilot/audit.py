@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -29,6 +30,16 @@ _SECRET_OPTION = re.compile(
 )
 _LOGIN = re.compile(r"(?<=://)[^/\s@]+(?=@)")
 _LONGEST_ARGUMENT = 200
+
+
+@contextlib.contextmanager
+def holding(variable: ContextVar[R], value: R) -> Iterator[None]:
+    """In the body, a context variable has a value."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
 
 
 @dataclass(slots=True)

@@ -15,11 +15,12 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from operator import itemgetter
 from typing import Any
 
+from autopilot.audit import holding
 from autopilot.core.gradient import Gradient
 from autopilot.core.node import Node as Node  # its public home is here
 from autopilot.core.node import RecordedModule
@@ -54,21 +55,12 @@ def is_grad_enabled() -> bool:
 
 def no_grad() -> AbstractContextManager[None]:
     """Module calls inside are not recorded."""
-    return _grad_enabled(False)
+    return holding(_enabled, False)
 
 
 def enable_grad() -> AbstractContextManager[None]:
     """Module calls inside are recorded, also within `no_grad`."""
-    return _grad_enabled(True)
-
-
-@contextmanager
-def _grad_enabled(enabled: bool) -> Iterator[None]:
-    token = _enabled.set(enabled)
-    try:
-        yield
-    finally:
-        _enabled.reset(token)
+    return holding(_enabled, True)
 
 
 class Graph:
@@ -147,12 +139,9 @@ class Graph:
 
 
 def _pass_on(node: Node, gradient: Gradient) -> Iterator[tuple[Node, Gradient]]:
-    token = _visited.set(node)
-    try:
+    with holding(_visited, node):
         backward = node.module.backward
         returned = gradient if node.is_step else backward(gradient, node.inputs, node.output)
-    finally:
-        _visited.reset(token)
     if returned is None:
         return
     if isinstance(returned, Mapping):

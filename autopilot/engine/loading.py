@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+from autopilot.audit import holding
 from autopilot.core.interpreter import Restart
 from autopilot.errors import AutopilotError, TargetError, UserCodeError
 
@@ -31,11 +32,8 @@ def loading() -> Iterator[list[Any]]:
     So a `cli.py` can be imported although its last line is `MyCLI()()`.
     """
     called: list[Any] = []
-    token = _loading.set(called)
-    try:
+    with holding(_loading, called):
         yield called
-    finally:
-        _loading.reset(token)
 
 
 def is_loaded_only(command_line: object) -> bool:

@@ -19,6 +19,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal
 
+from autopilot.audit import holding
 from autopilot.core.experiment import Experiment
 from autopilot.core.records.index import Index
 from autopilot.core.records.ledger import Ledger, Limits, Spent
@@ -150,14 +151,9 @@ class LocalRecorder(Recorder):
 _override: ContextVar[Recorder | None] = ContextVar("autopilot_recorder", default=None)
 
 
-@contextmanager
-def use_recorder(recorder: Recorder) -> Iterator[None]:
+def use_recorder(recorder: Recorder) -> AbstractContextManager[None]:
     """Calls inside use this recorder instead of the run's own."""
-    token = _override.set(recorder)
-    try:
-        yield
-    finally:
-        _override.reset(token)
+    return holding(_override, recorder)
 
 
 @contextmanager
@@ -250,11 +246,8 @@ def calls_inside() -> list[LlmRecord]:
 def gathered() -> Iterator[list[LlmRecord]]:
     """The calls that are made, or answered from the record, in the body."""
     found = list[LlmRecord]()
-    token = _inside.set(found)
-    try:
+    with holding(_inside, found):
         yield found
-    finally:
-        _inside.reset(token)
 
 
 _numbers: ContextVar[tuple[tuple[str, int], ...]] = ContextVar("autopilot_numbers", default=())
@@ -267,11 +260,8 @@ def numbered(kind: str, number: int) -> Iterator[None]:
     `kind` is its name in the keys: "v" for the visits of a step. Keys have no numbers while this
     one, and all those around it, are 1.
     """
-    token = _numbers.set((*_numbers.get(), (kind, number)))
-    try:
+    with holding(_numbers, (*_numbers.get(), (kind, number))):
         yield
-    finally:
-        _numbers.reset(token)
 
 
 def request_key(body: Mapping[str, Any], sample: int = 0) -> str:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import astuple, dataclass, field, replace
 from operator import add
 from typing import Self
 
+from autopilot.audit import holding
 from autopilot.core.types import Cost
 from autopilot.errors import BudgetExceededError
 from autopilot.text import counted
@@ -328,14 +329,9 @@ class Reservation:
     def __exit__(self, *_error: object) -> None:
         self.settle(None)
 
-    @contextmanager
-    def giving_way(self) -> Iterator[None]:
+    def giving_way(self) -> AbstractContextManager[None]:
         """A call in the body takes its place: this one is given back, and counts no more."""
-        token = _holding.set(self)
-        try:
-            yield
-        finally:
-            _holding.reset(token)
+        return holding(_holding, self)
 
 
 _holding: ContextVar[Reservation | None] = ContextVar("autopilot_reservation", default=None)
