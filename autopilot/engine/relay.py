@@ -58,7 +58,7 @@ def unsent(error: Exception, data: Datum | None = None) -> str:
             place, error = f"metadata[{name!r}] of the result", own
             break
     why = f"{type(error).__name__}: {error}".partition("\n")[0]
-    return f"{place} cannot be sent from the item's process (--jobs): {why}"
+    return f"{place} cannot be sent from the process that measured it: {why}"
 
 
 def pickled(value: object, held: Sequence[object]) -> bytes:

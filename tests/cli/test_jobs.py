@@ -344,7 +344,7 @@ def test_a_result_that_cannot_be_sent_is_the_error_of_its_item(pipeline: Place) 
     done = pipeline.autopilot("run", "target.py:System", *options, LOCK="1")
 
     assert done.code == 0, done
-    says = "metadata['lock'] of the result cannot be sent from the item's process (--jobs): "
+    says = "metadata['lock'] of the result cannot be sent from the process that measured it: "
     assert f"1 of 2 val items failed with: {says}" in done.out
     assert f"1 of 4 train items failed with: {says}" in done.out
 

@@ -69,7 +69,7 @@ def test_an_error_arrives_as_what_it_was_or_as_its_nearest() -> None:
 def test_a_result_that_cannot_be_sent_names_the_entry() -> None:
     lock = Datum(metadata={"fine": 1, "held": threading.Lock()})
     assert unsent(ValueError("first\nsecond"), Datum(metadata={"fine": 1})) == (
-        "the result cannot be sent from the item's process (--jobs): ValueError: first"
+        "the result cannot be sent from the process that measured it: ValueError: first"
     )
     assert unsent(ValueError("x"), lock).startswith("metadata['held'] of the result cannot be sent")
 
