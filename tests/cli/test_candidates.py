@@ -75,7 +75,7 @@ def test_any_process_of_a_search_may_be_killed(game: Game) -> None:
 
 def test_a_search_in_git_is_read_shared_and_reviewed(place: Place, tmp_path: Path) -> None:
     place.change("counter.py", ("int(x.read_text()) + 1", "int(x.read_text()) + self.proposal[0]"))
-    place.run("run", "counter.py", "-e", "demo", "--max-epochs", "3", "--proposals", "3")
+    ran = place.run("run", "counter.py", "-e", "demo", "--max-epochs", "3", "--proposals", "3")
     git, branch = place.git, "autopilot/demo"
     line = git("log", "--first-parent", "--format=%s", f"main..{branch}").splitlines()
     assert line == [
@@ -94,6 +94,8 @@ def test_a_search_in_git_is_read_shared_and_reviewed(place: Place, tmp_path: Pat
     assert git("diff", f"{branch}/epoch-0002", branch) == ""
     assert git("show", f"{branch}:x.txt") == "6"
 
+    logged, back = place.run("log").out, re.compile(r"[0-9a-f]{7} -> rolled back to epoch 2")
+    assert back.findall(ran.out) == back.findall(logged) != []
     rows = [row.split()[:2] for row in place.run("log", "-v").out.splitlines()[3:]]
     assert [row for row in rows if row[0] in ("2", "c1", "c2", "c3")][3:7] == [
         ["2", "1.000"],

@@ -168,6 +168,9 @@ class Reporter(Callback):
         self._judged_s = time.monotonic()
         has_commit, self._has_step = self._has_step or record.verdict != "rejected", False
         revision = trainer.experiment.revision_of(record.epoch) if has_commit else ""
+        if record.revisions and record.verdict == "rejected":
+            # The commit that ends the epoch has the best state.
+            revision = record.revisions[record.candidate - 1]
         record_of = trainer.experiment.record_of
         before = record_of(record.epoch - 1) if record.epoch else None
         what = tried(record, record_of(before.best_epoch).values if before else {})
