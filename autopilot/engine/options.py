@@ -310,7 +310,8 @@ class Options:
         named, parents = self.select or ("frontier" if goals else "best"), self.parents or 1
         kept = self.keep_states or ("none" if named == "best" else "all")
         if kept not in ("all", "none") and not kept.isdecimal():
-            raise UsageError(f"--keep-states {kept}", hint="all, none, or how many of an epoch")
+            what = f"--keep-states {kept} is no number of states"
+            raise UsageError(what, hint="give all, none, or how many of an epoch")
         count = {"all": None, "none": 0}.get(kept, -1)
         count = int(kept) if count == -1 else count
         proposals, merge = self.proposals or parents, bool(self.merge)

@@ -236,7 +236,10 @@ def test_states_that_stay_are_named_as_epochs_are(place: Place, tmp_path: Path) 
         (("--proposals", "2", "--parents", "3"), "3 parents for 2 proposals"),
         (("--select", "worst"), "--select: 'worst' is no selection"),
         (("--select", "beam:0"), "--select beam:0"),
-        (("--proposals", "2", "--keep-states", "some"), "--keep-states some"),
+        (
+            ("--proposals", "2", "--keep-states", "some"),
+            "--keep-states some is no number of states",
+        ),
         (("--proposals", "0"), "--proposals"),
         (("--proposals", "2", "--jobs", "-1"), "--jobs"),
         (("--parents", "-2"), "--parents"),
