@@ -108,7 +108,9 @@ class RecordedResults(Known):
             if trace.split == "val" and trace.reach and not trace.repeat:
                 name = f"{other.notebook.slug}, epoch {trace.epoch}"
                 if self._is_trusted(trace):
-                    return [f"{name} has results of this state: equal items count (or --no-cache)"]
+                    return [
+                        f"{name} measured this state: equal items keep its results (or --no-cache)"
+                    ]
                 return [
                     f"{name} has results of this state, but of programs, and what those read is "
                     "not known: it is measured anew (--cache takes them)"

@@ -27,7 +27,10 @@ def facts(place, slug: str) -> list[Any]:
 def test_equal_states_are_measured_once_in_a_repository(place):
     place.run("run", "counter.py", "-e", "first", "--max-epochs", "2")
     dry = place.run("run", "counter.py", "--dry-run")
-    assert "first, epoch 0 has results of this state: equal items count (or --no-cache)" in dry.out
+    assert (
+        "first, epoch 0 measured this state: equal items keep its results (or --no-cache)"
+        in dry.out
+    )
     dry = place.run("run", "counter.py", "--dry-run", "--cache", "--in-place")
     assert "--cache has no effect with --in-place" in dry.out
 
