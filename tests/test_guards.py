@@ -41,9 +41,10 @@ NEIGHBOURS = {("files", "errors"), ("audit", "text")}
 TOP = {"autopilot", "autopilot.__main__"}
 
 # The weight of the house, with everything that is planned for it.
-FILES_AT_MOST, LINES_AT_MOST = 259, 66_904
+FILES_AT_MOST, LINES_AT_MOST = 259, 66_930
 # Files with more than 400 lines, and why they are not two.
 LONG = {
+    "autopilot.engine.workers": "one class, a run's side of all workers, and how one is made",
     "autopilot.core.experiment": "one class, everything that happens to an experiment",
     "autopilot.core.records.record": "all that is written down, half of it docstrings of fields",
     "autopilot.core.trainer": "half of it is docstrings of the class that users read most",

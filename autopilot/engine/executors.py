@@ -27,7 +27,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from multiprocessing.connection import Client, Listener
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from autopilot import __version__
 from autopilot.core.progress import Position
@@ -211,12 +211,18 @@ class _Distant(Executor):
     def __init__(self, address: str, key: str, width: int) -> None:
         self._address, self._key = address, bytes.fromhex(key)
         self._max_workers, self._pool = width, ThreadPoolExecutor(width)
+        self.has_ended = False
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **_: Any) -> Future[Any]:
         return self._pool.submit(self._ask, *args)
 
     def _ask(self, request: bytes) -> bytes:
-        with Client(self._address, authkey=self._key) as channel:
+        try:
+            client = Client(self._address, authkey=self._key)
+        except (ConnectionRefusedError, FileNotFoundError):
+            self.has_ended = True
+            raise
+        with client as channel:
             channel.send_bytes(request)
             return channel.recv_bytes()
 
@@ -228,9 +234,12 @@ class DaskWorkers(Executor):
     """The workers of a Dask cluster."""
 
     def __init__(self, address: str, spec: str) -> None:
+        self._place, self._client = (address, spec), cast(Any, None)
+        self._connect(address, spec)
+
+    def _connect(self, address: str, spec: str) -> None:
         from distributed import Client as DaskClient  # an extra
 
-        self._client: Any = None
         host, _, port = address.removeprefix("tcp://").rpartition(":")
         try:
             if address.startswith("tcp://"):  # it would wait for one that does not listen
@@ -250,6 +259,8 @@ class DaskWorkers(Executor):
         return max(int(sum(self._client.nthreads().values())), 1)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **more: Any) -> Future[Any]:
+        if self._client.status == "closed":  # it closes itself once its scheduler is lost
+            self._connect(*self._place)
         return self._executor.submit(fn, *args, **more)  # type: ignore[no-any-return]
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

@@ -39,7 +39,7 @@ from autopilot.engine.executors import (
     is_ready,
 )
 from autopilot.engine.options import Options
-from autopilot.errors import BudgetExceededError, RemoteError, UsageError
+from autopilot.errors import BudgetExceededError, NoMoreCallsError, RemoteError, UsageError
 from autopilot.git import objects, refs
 from autopilot.git.repository import Repository
 from autopilot.sandbox.audit_hooks import Inputs
@@ -64,6 +64,11 @@ class _Handed:
     is_alone: bool = False
     is_refused: bool = False
     answer: tuple[Answer | None, str] | None = None
+
+
+def _release(handed: Sequence[_Handed]) -> None:
+    for held in filter(None, (each.held for each in handed)):
+        held.settle(None)
 
 
 def workers_of(
@@ -187,7 +192,8 @@ class Workers(Machines):
     def begin(self, position: Position, parts: Mapping[int, Datum]) -> None:
         if not position.number:
             self._count()
-        self._begun[position.batch] = self._hand_over(position, parts)
+        with contextlib.suppress(ConnectionError):  # `finish` hands it over, and is waited for
+            self._begun[position.batch] = self._hand_over(position, parts)
 
     def finish(
         self,
@@ -211,8 +217,7 @@ class Workers(Machines):
             except BaseException as error:  # noqa: BLE001  # raised below, once others are over
                 failure = failure or error
                 if isinstance(error, ConnectionError):
-                    for held in filter(None, (each.held for each in open_)):
-                        held.settle(None)
+                    _release(open_)
                     break
                 # A block in progress may have paid for calls: it is waited for.
                 open_ = [each for each in open_ if not self._cancel(each)]
@@ -243,7 +248,10 @@ class Workers(Machines):
         return is_over
 
     def _look(self) -> None:
-        """Raises ConnectionError where there is no worker."""
+        """Raises ConnectionError where there is no worker, or an end where none can come."""
+        if getattr(self._executor, "has_ended", False):
+            why = f"{self._name}: the process of its workers has ended"
+            raise NoMoreCallsError(why, hint=f"autopilot resume {self._manifest.slug}")
         if not has_worker(self._executor):
             raise ConnectionError(f"{self._name} has no worker")
 
@@ -255,8 +263,15 @@ class Workers(Machines):
     def _hand_over(self, position: Position, parts: Mapping[int, Datum]) -> list[_Handed]:
         numbers = sorted(parts)
         size = ceil(len(numbers) / (2 * self._blocks)) if self.by_item else 1
-        cut = [numbers[at : at + size] for at in range(0, len(numbers), size)]
-        return [self._hand(position, {n: parts[n] for n in some}) for some in cut]
+        handed = list[_Handed]()
+        try:
+            for at in range(0, len(numbers), size):
+                some = {n: parts[n] for n in numbers[at : at + size]}
+                handed.append(self._hand(position, some))
+        except ConnectionError:
+            _release(handed)
+            raise
+        return handed
 
     def _hand(
         self, position: Position, parts: Mapping[int, Datum], before: _Handed | None = None
@@ -297,7 +312,7 @@ class Workers(Machines):
         request = pickle.dumps((__version__, pickle.dumps(block), os.urandom(8)))
         try:
             return self._executor.submit(at_worker, request)
-        except RuntimeError as error:
+        except Exception as error:  # an executor's, of any kind
             raise ConnectionError(f"{self._name} takes no work: {error}") from error
 
     def _answer(self, each: _Handed) -> tuple[Answer | None, str]:

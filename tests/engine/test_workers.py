@@ -19,7 +19,7 @@ from autopilot.core.trainer import Trainer
 from autopilot.core.types import Result
 from autopilot.engine import workers
 from autopilot.engine.executors import Block, CommitSource, at_worker
-from autopilot.errors import OutageError, UsageError
+from autopilot.errors import NoMoreCallsError, OutageError, UsageError
 from autopilot.git.repository import Repository
 from autopilot.tracking.git_store import GitStore
 
@@ -192,6 +192,34 @@ def test_without_a_worker_the_epoch_stays_open(system: Path) -> None:
     assert results("gone") == results("here")
 
 
+class Leaving(Executor):
+    """Measures the baseline, and nothing else: it takes no work any more, or its process ended."""
+
+    def __init__(self, *, takes: bool) -> None:
+        self._takes, self.has_ended = takes, False
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **_: Any) -> Future[Any]:
+        block, answer = pickle.loads(pickle.loads(args[0])[1]), Future[Any]()
+        if not block.parts or block.position.epoch == 0:
+            answer.set_result(fn(*args))
+        elif self._takes:
+            self.has_ended = True
+            answer.set_exception(ConnectionRefusedError("gone"))
+        else:
+            raise ValueError("the client is closed")  # of a library's own kind
+        return answer
+
+
+def test_an_executor_that_takes_no_work_is_waited_for_and_one_that_ended_is_not(
+    system: Path,
+) -> None:
+    with pytest.raises(OutageError, match="takes no work: the client is closed"):
+        fit(system, "closed", Leaving(takes=False), max_wait_s=0)
+    with pytest.raises(NoMoreCallsError, match="the process of its workers has ended") as ended:
+        fit(system, "ended", Leaving(takes=True), max_wait_s=600)
+    assert ended.value.hint == "autopilot resume ended"
+
+
 def test_the_workers_that_cannot_measure_say_so_in_one_line(
     system: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,4 +264,4 @@ def test_a_program_is_told_what_its_executor_needs(
     pool = ThreadPoolExecutor(1)
     pool.shutdown()
     with pytest.raises(UsageError, match="takes no work"):
-        fit(system, "ended", pool)
+        fit(system, "shut", pool)
