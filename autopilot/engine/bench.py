@@ -154,6 +154,9 @@ class Bench:
         Raises:
             UsageError: none answers, or it cannot.
         """
+        if options.executor is None and options.origin:
+            why = "--origin says where workers fetch commits, and the run has no workers"
+            raise UsageError(why, hint="add --executor dask://ADDRESS, or leave out --origin")
         if options.executor is not None:
             # Few runs need it, and it imports what records model calls.
             from autopilot.engine.workers import workers_of

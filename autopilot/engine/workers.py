@@ -89,8 +89,7 @@ def workers_of(
         return None
     name, links = f"--executor {spec}", manifest.links
     if manifest.in_place:
-        why = f"{name} measures commits, and --in-place the files of your checkout"
-        raise UsageError(why, hint="leave out one of them")
+        raise UsageError(f"{name} measures commits, not a checkout", hint="leave out --in-place")
     if links and options.origin:
         why = f"--link {links[0]}: a worker that fetches from --origin has no ignored files"
         raise UsageError(why, hint="let the evaluation read it by a path that workers have")

@@ -196,7 +196,8 @@ def test_what_cannot_measure_is_refused_before_anything_is_paid(
         there = f"dask://127.0.0.1:{taken.getsockname()[1]}"
         refused("--executor", there, says="no scheduler answers", hint="its address", code=2)
     here = "--executor", "processes:1"
-    refused(*here, "--in-place", says="measures commits", hint="leave out one", code=2)
+    refused(*here, "--in-place", says="measures commits", hint="leave out --in", code=2)
+    refused("--origin", "x", says="the run has no workers", hint="add --executor", code=2)
     nowhere = f"file://{tmp_path}/none.git"
     refused(*here, "--origin", nowhere, says="none.git", hint="git ls-remote")
     secret = "https://ada:hunter2@example.com/a.git"
