@@ -40,7 +40,7 @@ from autopilot.sandbox.processes import apart
 from autopilot.tracking.layout import Layout
 
 HERE = "here"
-NO_WORKER_S, _END_S = 30.0, 10.0
+NO_WORKER_S, _END_S = 25.0, 10.0  # sooner than a run says that nothing goes on
 _NOWHERE, _NO_LOAN = Position(), Loan()
 _hosts: dict[str, tuple[str, str]] = {}
 """What was started for the executors of this run: the option to its address and key."""
