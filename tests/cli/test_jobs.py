@@ -180,17 +180,18 @@ def test_after_kills_another_number_goes_on(runs: Runs) -> None:  # noqa: F811
     runs.place.run("run", "game.py", "-e", "whole", *OPTIONS, *SHORT, "--jobs", "2")
     runs.log.unlink()
     process, chance = runs.start("", "--jobs", "3", *SHORT, wanted=4), random.Random(5)
-    ended = hurt = 0
+    ended, hurt, is_hurt = 0, 0, False
     while True:
         seen, pids = len(runs.evaluations()), tree(process.pid)
-        # The item's own process, its keeper's parent, or the run's: all of them end.
-        victim = chance.choice([process.pid, runs.child()])
+        # The item's own process, its keeper's parent, or the run's: all of them end. An item whose
+        # process is killed twice is an error of its own.
+        victim = chance.choice([process.pid, process.pid if is_hurt else runs.child()])
         wait_for(lambda: len(runs.evaluations()) > seen or process.poll() is not None)  # noqa: B023
         if process.poll() is None and victim == process.pid:
             process.kill()
         elif process.poll() is None and is_alive(victim):
             os.kill(victim, signal.SIGKILL)
-            hurt += 1
+            hurt, is_hurt = hurt + 1, True
         if victim == process.pid or process.poll() is not None:
             code = process.communicate() and process.returncode
             if code == 0:
@@ -200,6 +201,7 @@ def test_after_kills_another_number_goes_on(runs: Runs) -> None:  # noqa: F811
             ended += 1
             pause = "0.05" if ended < 6 else "0"
             process = runs.place.start("resume", "one", "--jobs", jobs, PAUSE_S=pause)
+            is_hurt = False
     assert ended > 2
     assert story(runs.place, "one") == story(runs.place, "whole")
     # An item that was noted is not paid again: twice is one that was going on at a kill.
