@@ -8,15 +8,8 @@ class Chart {
     this.splits = new Set(["val"]);
     this.metric = experiments[0].monitor;
     this.canvas = h("canvas", { role: "img" });
-    this.plot = h("div", {
-      class: "plot",
-      mousemove: (event) => this.hover(event),
-      mouseleave: () => tip.hide(),
-      click: (event) => {
-        const hit = this.nearest(event);
-        if (hit) go(hit.experiment.link(`epoch-${hit.epoch.number}`));
-      },
-    }, this.canvas);
+    this.plot = plotOf(this.canvas, "plot", (event) => this.hover(event), (event) => this.nearest(event),
+      (hit) => hit.experiment.link(`epoch-${hit.epoch.number}`));
     this.renew();
     new ResizeObserver(() => this.draw()).observe(this.plot);
   }

@@ -151,3 +151,16 @@ const tip = {
 function block(text) {
   return h("pre", { class: "box", tabindex: text.length > 2000 ? 0 : null }, text);
 }
+
+/** A canvas whose marks say what they are under the pointer; a click opens the page of one. */
+function plotOf(canvas, kind, hover, nearest, link) {
+  return h("div", {
+    class: kind,
+    mousemove: hover,
+    mouseleave: () => tip.hide(),
+    click: (event) => {
+      const hit = nearest(event);
+      if (hit) go(link(hit));
+    },
+  }, canvas);
+}

@@ -20,15 +20,8 @@ class Frontier {
     const at = (name) => this.axes.findIndex((axis) => axis.name === plain(name, objectives[name]));
     [this.across, this.up] = names.length > 1 ? [at(names[1]), at(names[0])] : [this.axes.length > 1 ? 1 : 0, 0];
     this.canvas = h("canvas", { role: "img" });
-    this.plot = h("div", {
-      class: "plot",
-      mousemove: (event) => this.hover(event),
-      mouseleave: () => tip.hide(),
-      click: (event) => {
-        const state = this.nearest(event);
-        if (state) go(experiment.link(`epoch-${state.epoch}`));
-      },
-    }, this.canvas);
+    this.plot = plotOf(this.canvas, "plot", (event) => this.hover(event), (event) => this.nearest(event),
+      (state) => experiment.link(`epoch-${state.epoch}`));
     const choice = (text, which) => h("label", {}, text, h("select", { change: (event) => {
       this[which] = Number(event.target.value);
       this.draw();

@@ -33,19 +33,12 @@ function slicePlot(experiment, each, index) {
     const far = ({ epoch, at }) => Math.hypot(place.x(at) - (event.clientX - box.left), place.y(epoch.value) - (event.clientY - box.top));
     return points.reduce((best, point) => (!best || far(point) < far(best) ? point : best), null);
   };
-  const plot = h("div", {
-    class: "slice",
-    mousemove: (event) => {
-      const hit = nearest(event);
-      const told = (at) => (each.options.length ? each.options[at] : String(at));
-      if (hit) tip.show(event, `${each.name} ${told(hit.at)}`, ...label(hit.epoch));
-    },
-    mouseleave: () => tip.hide(),
-    click: (event) => {
-      const hit = nearest(event);
-      if (hit) go(experiment.link(`epoch-${hit.epoch.number}`));
-    },
-  }, canvas);
+  const hover = (event) => {
+    const hit = nearest(event);
+    const told = (at) => (each.options.length ? each.options[at] : String(at));
+    if (hit) tip.show(event, `${each.name} ${told(hit.at)}`, ...label(hit.epoch));
+  };
+  const plot = plotOf(canvas, "slice", hover, nearest, (hit) => experiment.link(`epoch-${hit.epoch.number}`));
   new ResizeObserver(() => drawSlice(canvas, plot, each, points, place)).observe(plot);
   return h("figure", {}, h("figcaption", {}, each.name, each.log && h("span", { class: "faint" }, " (log scale)")), plot);
 }
