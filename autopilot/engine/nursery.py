@@ -47,7 +47,7 @@ from autopilot.git.commands import looking
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
 from autopilot.sandbox.confinement import guard_of
-from autopilot.sandbox.workspace import candidates_of, open_workspace
+from autopilot.sandbox.workspace import open_workspace
 from autopilot.tracking.git_store import GitStore
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.lines import prepare
@@ -126,7 +126,7 @@ def _serve(channel: Connection[Any, Any]) -> None:
             # The forked processes have what is read here.
             notebook = Notebook(user := Repository.discover(task.folder), task.slug)
             _ = notebook.manifest, notebook.events, notebook.index.epochs.place(0)
-            for place in candidates_of(user, task.slug):
+            for place in Layout(task.slug).worktrees_beside(user):
                 Repository.discover(place)
             prepare()
         alive, held = os.pipe()  # the second end is open here alone

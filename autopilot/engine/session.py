@@ -47,7 +47,7 @@ from autopilot.git.repository import Repository
 from autopilot.git.worktrees import remove_worktree
 from autopilot.sandbox.confinement import guard_of
 from autopilot.sandbox.environment import differing, told_apart
-from autopilot.sandbox.workspace import candidates_of, open_workspace, undone_on_failure
+from autopilot.sandbox.workspace import open_workspace, undone_on_failure
 from autopilot.tracking.checkout import drop_bytecode
 from autopilot.tracking.finding import check_whole
 from autopilot.tracking.git_store import GitStore
@@ -263,7 +263,7 @@ class Session:
         workspace = self.workspace
         if not workspace.in_place:
             paths = self.options.keep or () if keep else ()
-            others = candidates_of(self.user, self.slug)
+            others = Layout(self.slug).worktrees_beside(self.user)
             for place in (workspace.repo.workdir, *others):
                 self.outputs += keep_outputs(place, self.user, self.bench.manifest, paths)
             for place in others:

@@ -184,12 +184,6 @@ class Workspace:
             worktrees.remove_worktree(self.user, self.repo.workdir)
 
 
-def candidates_of(user: Repository, slug: str) -> list[Path]:
-    """The worktrees of an experiment's candidates; no slug has an "@"."""
-    own = worktrees.worktree_path(user, slug)
-    return sorted(own.parent.glob(f"{own.name}@*"))
-
-
 def directory_of(user: Repository, folder: Path) -> str:
     """A folder of the checkout as a path from its top; "" for the top itself."""
     directory = folder.resolve().relative_to(user.workdir.resolve()).as_posix()
@@ -314,7 +308,7 @@ def remove_leftover(
         return []
     with held(user, manifest.slug):
         written = list[WrittenPath]()
-        for place in (path, *candidates_of(user, manifest.slug)):
+        for place in (path, *Layout(manifest.slug).worktrees_beside(user)):
             end_marked(place)
             if place.exists():
                 written += _take_away(user, place, manifest, keep)

@@ -16,6 +16,7 @@ from autopilot.git.commits import first_parent_log
 from autopilot.git.locks import ExclusiveLock, clear_stale_locks
 from autopilot.git.refs import check_free, delete_ref, list_refs, read_ref
 from autopilot.git.repository import Repository
+from autopilot.git.worktrees import worktree_path
 from autopilot.text import cut_middle, plain_letters
 
 KINDS = ("experiment", "gradients", "metrics", "memory", "traces", "llm")
@@ -175,6 +176,11 @@ class Layout:
     def beside(self, repo: Repository) -> Path:
         """The folder with the progress of the candidates of the epoch that is going on; local."""
         return repo.common_dir / "autopilot" / self.slug / "candidates"
+
+    def worktrees_beside(self, repo: Repository) -> list[Path]:
+        """The worktrees of its candidates; no slug has an "@"."""
+        own = worktree_path(repo, self.slug)
+        return sorted(own.parent.glob(f"{own.name}@*"))
 
     def said(self, repo: Repository) -> Path:
         """Events that people hand over to the process that runs the experiment; local."""

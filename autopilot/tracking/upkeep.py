@@ -370,7 +370,7 @@ def _plan(repo: Repository, slug: str) -> Removal:
         candidates=refs.list_refs(repo, layout.candidates),
         progress=progress if progress.is_file() else None,
         worktree=worktree if (worktree / ".git").is_file() else None,
-        beside=tuple(sorted(worktree.parent.glob(f"{worktree.name}@*"))),
+        beside=tuple(layout.worktrees_beside(repo)),
         report=report if report.is_file() else None,
         trackers=tuple(tracker_runs(repo, start)) if start else (),
         kept=tuple(kept_outputs(repo, slug)),
