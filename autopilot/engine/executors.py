@@ -197,7 +197,7 @@ def check_executor(spec: str) -> None:
         )
     if kind == "dask" and find_spec("distributed") is None:
         raise UsageError(
-            f"--executor {spec}: dask is not installed", hint="pip install distributed"
+            f"--executor {spec}: dask is not installed", hint="pip install 'autopilot[dask]'"
         )
 
 
@@ -234,12 +234,13 @@ class DaskWorkers(Executor):
     """The workers of a Dask cluster."""
 
     def __init__(self, address: str, spec: str) -> None:
-        self._place, self._client = (address, spec), cast(Any, None)
-        self._connect(address, spec)
+        self._address, self._spec, self._client = address, spec, cast(Any, None)
+        self._connect()
 
-    def _connect(self, address: str, spec: str) -> None:
+    def _connect(self) -> None:
         from distributed import Client as DaskClient  # an extra
 
+        address = self._address
         host, _, port = address.removeprefix("tcp://").rpartition(":")
         try:
             if address.startswith("tcp://"):  # it would wait for one that does not listen
@@ -249,7 +250,7 @@ class DaskWorkers(Executor):
             )
         except (OSError, ValueError) as error:
             raise UsageError(
-                f"--executor {spec}: no scheduler answers there",
+                f"--executor {self._spec}: no scheduler answers there",
                 hint="see that it runs, and that its address is right",
             ) from error
         self._executor = self._client.get_executor()
@@ -260,7 +261,7 @@ class DaskWorkers(Executor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **more: Any) -> Future[Any]:
         if self._client.status == "closed":  # it closes itself once its scheduler is lost
-            self._connect(*self._place)
+            self._connect()
         return self._executor.submit(fn, *args, **more)  # type: ignore[no-any-return]
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
