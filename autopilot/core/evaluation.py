@@ -16,7 +16,7 @@ from autopilot.core import graph
 from autopilot.core.exchanges import GivenItems
 from autopilot.core.failures import Failures
 from autopilot.core.interpreter import Aside, Jobs, Machines, Result, leave, seed_of
-from autopilot.core.items import copied, singles_of
+from autopilot.core.items import Batch, copied, singles_of
 from autopilot.core.loss import Loss
 from autopilot.core.outages import side_by_side
 from autopilot.core.progress import Death, Position
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from autopilot.core.experiment import Experiment
     from autopilot.core.module import AutoPilotModule
 
-Batch = tuple[int, Datum, bool]
-"""Number, items, and whether it is the last one."""
 STEPS = {"train": "training_step", "val": "validation_step", "test": "test_step"}
 
 

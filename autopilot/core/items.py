@@ -16,6 +16,8 @@ from autopilot.core.types import Datum, as_datum, digest
 from autopilot.errors import DataError, EmptySplitError, UsageError
 
 V = TypeVar("V")
+Batch = tuple[int, Datum, bool]
+"""Number, items, and whether it is the last one."""
 
 _FIXED = frozenset({str, int, float, bool, type(None), bytes, complex})
 _FIELDS = attrgetter(*(each.name for each in fields(Datum)))
@@ -321,9 +323,7 @@ def leakage_notes(loaders: Mapping[str, Iterable[Any] | None]) -> list[str]:
     return notes
 
 
-def batches(
-    loader: Iterable[Any], split: str, epoch: int, seed: int
-) -> Iterator[tuple[int, Datum, bool]]:
+def batches(loader: Iterable[Any], split: str, epoch: int, seed: int) -> Iterator[Batch]:
     """Number, batch, and whether it is the last; one batch ahead, for loaders of unknown length.
 
     Raises:

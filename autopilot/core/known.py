@@ -16,11 +16,11 @@ from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Any
 
+from autopilot.core.items import Batch
 from autopilot.core.progress import Position
 from autopilot.core.records.record import TraceRecord
 from autopilot.core.types import Datum, datum_from_json, datum_to_json
 
-_Batches = Iterable[tuple[int, Datum, bool]]
 _Values = Sequence[Mapping[str, Any]]
 
 
@@ -57,8 +57,8 @@ class Known(ABC):
         """
 
     def batches(
-        self, at: Position, state: str, given: _Batches, *, is_counted: bool
-    ) -> Iterator[tuple[int, Datum, bool]]:
+        self, at: Position, state: str, given: Iterable[Batch], *, is_counted: bool
+    ) -> Iterator[Batch]:
         """The batches of a pass, once it is known which of them have results.
 
         Args:

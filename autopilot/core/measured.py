@@ -18,12 +18,12 @@ from autopilot.core import graph
 from autopilot.core.callback import RunView
 from autopilot.core.collection import ByName, compute_all, update_all
 from autopilot.core.comparison import EpochView, Monitored, mean_items
-from autopilot.core.evaluation import Batch, Evaluator
+from autopilot.core.evaluation import Evaluator
 from autopilot.core.experiment import Experiment
 from autopilot.core.figures import figures
 from autopilot.core.graph import no_grad
 from autopilot.core.interpreter import seed_of
-from autopilot.core.items import batches
+from autopilot.core.items import Batch, batches
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.noise import FEWEST_GAINS, compare
 from autopilot.core.progress import Position

@@ -16,9 +16,10 @@ from statistics import median
 from typing import Any
 
 from autopilot.core.comparison import Monitored, compare, keyed, paired
-from autopilot.core.evaluation import Batch, Evaluator
+from autopilot.core.evaluation import Evaluator
 from autopilot.core.figures import figures, gained
 from autopilot.core.graph import no_grad
+from autopilot.core.items import Batch
 from autopilot.core.noise import DefaultPolicy
 from autopilot.core.policy import Policy
 from autopilot.core.progress import Position

@@ -184,11 +184,10 @@ class RecordedStates:
         self.objectives, self._keys = dict(baseline.objectives), list(keyed(items))
         self.items = len(self._keys)
         self._monitored, self._item_mode = Monitored(self.monitor), self.mode
-        if self.monitor != "accuracy" and all(self._of_item(item) is None for item in items):
+        if self.monitor != "accuracy" and all(
+            self._monitored.of_item(item) is None for item in items
+        ):
             self._monitored, self._item_mode = Monitored("accuracy"), "max"
-
-    def _of_item(self, item: Datum) -> float | None:
-        return self._monitored.of_item(item)
 
     @property
     def places(self) -> int:
@@ -221,8 +220,8 @@ class RecordedStates:
         name, scores = epoch_tag(epoch, number), list[float]()
         self._metrics[name] = metrics
         if self._reads_scores:
-            found = keyed(items)
-            values = (self._of_item(found[key]) if key in found else None for key in self._keys)
+            found, of_item = keyed(items), self._monitored.of_item
+            values = (of_item(found[key]) if key in found else None for key in self._keys)
             scores += (_score(value, self._item_mode) for value in values)
             scores += (_score(metrics.get(each), mode) for each, mode in self.objectives.items())
         value = _score(metrics.get(self.monitor), self.mode)
