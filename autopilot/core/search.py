@@ -318,7 +318,9 @@ def beside(
             attempt.values = values_of(fit.module.parameters())
             attempt.memorized = fit.evaluator.given.in_edit()
             fit.meter.add(Cost(evaluations=-attempt.progress.borrowed))
-            attempt.cost = fit.meter.cost().since(before)
+            cost = fit.meter.cost().since(before)
+            # Of one that was measured ahead of the loop, the notes have the time.
+            attempt.cost = replace(cost, seconds=max(cost.seconds, attempt.progress.seconds()))
     finally:
         fit.renew_services()
         optimizer.proposal, fit.candidate, fit.metrics, fit.line = (1, 1), 0, own, ""

@@ -135,6 +135,8 @@ def test_a_search_in_git_is_read_shared_and_reviewed(place: Place, tmp_path: Pat
 
 
 LETTERS = """\
+import time
+
 from autopilot import AutoPilotModule, DataLoader, Datum, Optimizer, PathParameter, Step
 
 
@@ -152,6 +154,7 @@ class Words(AutoPilotModule):
 
     def forward(self, batch):
         word = self.word.read_text()
+        time.sleep(0.1)
         passed = [x.metadata["at"] in word and len(word) <= 2 for x in batch.items]
         return Datum(items=[Datum(success=each, feedback="more") for each in passed])
 
@@ -174,6 +177,10 @@ def test_states_that_stay_are_named_as_epochs_are(place: Place, tmp_path: Path) 
     stay = sorted(name.rpartition("/")[2] for name in there if "-c" in name)
     assert stay[:2] == ["epoch-0001-c2", "epoch-0001-c3"], stay
     assert not list((place.top / ".git/autopilot").glob("demo/**/*"))
+    # Its time is that of its own process, which measured it ahead of the loop.
+    for number in ("1", "2", "3"):
+        cost = place.call("show", "1", "-c", number, "--json").document["cost"]
+        assert 0.1 < cost["seconds"] < 60 and cost["evaluations"] == 4, cost
     # By its tag and by its commit, as an epoch is.
     commit = there["autopilot/demo/epoch-0001-c2"]
     for name in ("epoch-0001-c2", "autopilot/demo/epoch-0001-c2", commit[:8]):
