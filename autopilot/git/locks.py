@@ -30,6 +30,8 @@ _ATTEMPTS = 5
 _LOCK_AGE_S = 1.0
 # Anybody may hold it, but none for so long: packing hundreds of thousands of refs takes seconds.
 _PACKED_AGE_S = 600.0
+# File times are a few milliseconds old when they are written, and a machine's clock is corrected.
+_CLOCKS_S = 60.0
 _PAUSE_S = 0.01
 
 
@@ -189,7 +191,7 @@ def stale_locks(repo: Repository, prefixes: Sequence[str]) -> Iterator[Path]:
     packed = repo.common_dir / "packed-refs.lock"
     with contextlib.suppress(FileNotFoundError):
         age_s = time.time() - packed.lstat().st_mtime
-        if age_s > _PACKED_AGE_S and _oldest_git_s() < age_s:
+        if age_s > _PACKED_AGE_S and _oldest_git_s() < age_s - _CLOCKS_S:
             yield packed
 
 
