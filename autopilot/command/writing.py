@@ -9,8 +9,8 @@ import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from autopilot.command.editing import parameters_of
 from autopilot.command.options import AGENTS, OF_MODULE, TaskOptions, check_agent
+from autopilot.command.task import parameters_of
 from autopilot.errors import UsageError
 from autopilot.tuning.constants import in_python
 from autopilot.tuning.spaces import Choice, Range

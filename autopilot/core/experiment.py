@@ -15,8 +15,7 @@ from typing import Any
 
 from autopilot import __version__
 from autopilot.core.comparison import Monitored, mean_items
-from autopilot.core.draft import Draft
-from autopilot.core.in_progress import InProgress, start_of_epoch
+from autopilot.core.in_progress import Draft, InProgress, of_search, start_of_epoch
 from autopilot.core.interpreter import Interpreter, Jobs, Machines
 from autopilot.core.known import is_plain
 from autopilot.core.memory import Memory, Past
@@ -44,7 +43,6 @@ from autopilot.core.writing import (
     check_states,
     complete,
     lesson_of,
-    of_search,
     other_records,
     step_record,
     trace_record,

@@ -11,10 +11,10 @@ from typing import Any
 from autopilot.audit import run_here
 from autopilot.core.callback import Hooks, RunView
 from autopilot.core.comparison import EpochView
-from autopilot.core.draft import Draft
 from autopilot.core.evaluation import Evaluator
 from autopilot.core.figures import wish
 from autopilot.core.gradient import TextGradient
+from autopilot.core.in_progress import Draft
 from autopilot.core.interpreter import seed_everything
 from autopilot.core.measured import Measured, SplitMetrics
 from autopilot.core.noise import DefaultPolicy, noise_sentence

@@ -16,9 +16,9 @@ from random import Random
 from typing import Any
 
 from autopilot.core.comparison import EpochView, averaged
-from autopilot.core.draft import Draft
 from autopilot.core.figures import gained
 from autopilot.core.fit import Fit
+from autopilot.core.in_progress import Draft
 from autopilot.core.loop import EpochLoop
 from autopilot.core.measured import SplitMetrics
 from autopilot.core.parameter import values_of

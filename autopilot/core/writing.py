@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 from autopilot import __version__
 from autopilot.core.comparison import EpochView
-from autopilot.core.draft import Draft
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Decision
@@ -137,25 +136,6 @@ def val_record(
         unmeasured=unmeasured_in(view.items),
         noise=history.noise if view.epoch == 0 else None,
         memorized=decision.memorized,
-    )
-
-
-def of_search(record: MetricsRecord, attempt: Draft, tried: Sequence[Draft] = ()) -> MetricsRecord:
-    """The record of a candidate, or of an epoch whose best candidate it is.
-
-    Args:
-        tried: All candidates, of an epoch's record.
-    """
-    sides = [each.place for each in tried or [attempt]]
-    return replace(
-        record,
-        candidate=attempt.place.number,
-        revisions=tuple(each.revision if each.changed else "" for each in tried),
-        stay=tuple(number for number, each in enumerate(tried, 1) if each.stays),
-        origin=attempt.origin,
-        merged_with="".join(side.second for side in sides),
-        origins=tuple(side.origin for side in sides) if tried else (),
-        better=tuple(number for number, each in enumerate(tried, 1) if each.is_better),
     )
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from autopilot.command.editing import edited_parameter
+from autopilot.command.task import edited_parameter
 from autopilot.command.writing import agent_call, quoted
 from autopilot.errors import UsageError
 from autopilot.projects.datasets import LabelledFile, delimiter_of

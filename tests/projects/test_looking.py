@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from autopilot.command.editing import edited_parameter
+from autopilot.command.task import edited_parameter
 from autopilot.projects.looking import Survey
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autopilot.command.editing import edited_parameter
+from autopilot.command.task import edited_parameter
 from autopilot.core.parameter import PathParameter
 from autopilot.errors import MissingSourceError
 from autopilot.tracking.parameters import ParameterPath
