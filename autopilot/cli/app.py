@@ -12,13 +12,15 @@ import importlib
 import inspect
 import itertools
 import os
+import re
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from autopilot import audit
 from autopilot.cli.arguments import Arguments, declared, option, project_names
@@ -124,7 +126,7 @@ _COMMON = (
     declared(
         "project",
         str | None,
-        option("Experiments of this project.", "-p", autocompletion=project_names),
+        option("Experiments of this project.", "-p", metavar="NAME", autocompletion=project_names),
     ),
     declared("as_json", bool, option("Print one JSON document.", "--json"), False),
     declared("verbose", bool, option("Show tracebacks."), False),
@@ -192,6 +194,55 @@ def _lazy(cli: CommandLine) -> type[TyperGroup]:
     return LazyGroup
 
 
+# Sections of a command's help with the options in them; all others stand in front.
+OPTION_SECTIONS = {
+    "Without Python": (
+        *("edit", "protect", "agent", "model", "tune", "sampler", "eval", "train_eval", "val_eval"),
+        *("test_eval", "metric", "metric_regex", "junit", "guard", "setup", "env"),
+    ),
+    "What decides": ("monitor", "mode", "failed_value", "measure_noise", "repeat"),
+    "When it stops": (
+        *("max_epochs", "patience", "target", "plateau", "min_delta"),
+        *("budget_evaluations", "budget_seconds", "budget_tokens", "budget_usd", "budget_calls"),
+    ),
+    "Optimizers and agents": (
+        *("goal", "background", "boldness", "accumulate", "strategies", "block_after"),
+        *("memory_from", "review", "prices"),
+    ),
+    "Several candidates in an epoch": (
+        *("proposals", "parents", "select", "keep_states", "objectives"),
+        *("merge", "screen", "race"),
+    ),
+    "How items are measured": (
+        *("item_timeout", "memory", "num_workers", "jobs", "executor", "origin", "fresh", "cache"),
+        *("keep", "max_wait"),
+    ),
+}
+# Typer's words for what an option takes.
+_KINDS = re.compile(r"<(int|float|str|list)(\[\w+\])?( range)?>")
+_SHORT = {"int": "N", "float": "X", "str": "TEXT", "list": "TEXT"}
+
+
+class SectionedCommand(TyperCommand):
+    """A command whose help lists options in the sections that their tables name."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Arguments, options of no section, and the sections in their order."""
+        rows = defaultdict[str, list[tuple[str, str]]](list)
+        for param in self.get_params(ctx):
+            title, is_argument = "Options", param.param_type_name == "argument"
+            for section, names in OPTION_SECTIONS.items():
+                title = section if param.name in {f"option_{name}" for name in names} else title
+            if record := param.get_help_record(ctx):
+                words = _KINDS.sub(lambda found: _SHORT[found[1]], record[0])
+                words = words.removesuffix(" TEXT") if is_argument else words
+                rows["Arguments" if is_argument else title].append((words, record[1]))
+        for title in ("Arguments", "Options", *OPTION_SECTIONS):
+            if title in rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows[title])
+
+
 def _own_command(cli: CommandLine, ctx: Any, name: str) -> Any:
     """A command that the project named by -p adds to ours."""
     given = {common.name: ctx.params.get(common.name) for common in _COMMON}
@@ -207,7 +258,7 @@ def _made(entry: Listed, cli: CommandLine) -> Any:
     if not callable(loaded):
         return typer.main.get_command(_group(entry.name, entry.help, loaded, cli))
     alone = typer.Typer(rich_markup_mode=None, add_completion=False)
-    alone.command(entry.name)(command(loaded, cli))
+    alone.command(entry.name, cls=SectionedCommand)(command(loaded, cli))
     return typer.main.get_command(alone)
 
 
@@ -233,7 +284,7 @@ def _group(name: str, text: str, commands: Commands, cli: CommandLine) -> typer.
         if isinstance(own, CommandGroup):
             group.add_typer(_group(own_name, own.help, own.commands, cli))
         else:
-            group.command(own_name)(command(own, cli))
+            group.command(own_name, cls=SectionedCommand)(command(own, cli))
     return group
 
 

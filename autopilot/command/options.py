@@ -48,8 +48,7 @@ class TaskOptions:
     """The options of a run without Python; None: not given."""
 
     edit: Sequence[str] | None = option(
-        "Without Python: the tracked files that may be edited; a file, a folder or a glob. May be "
-        "repeated.",
+        "The tracked files that may be edited; a file, a folder or a glob. May be repeated.",
         type=list[str],
         metavar="GLOB",
     )

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from autopilot.cli.app import SECTIONS
+from autopilot.cli.app import OPTION_SECTIONS, SECTIONS
 from autopilot.cli.context import CommandGroup, Commands
 from autopilot.cli.main import AutoPilotCLI
+from autopilot.command.options import TaskOptions
+from autopilot.engine.options import Options
 
 
 def below(path: tuple[str, ...], commands: Commands) -> Iterator[tuple[str, ...]]:
@@ -58,3 +63,19 @@ def test_options_of_a_call_that_failed_do_not_reach_the_next(
     capsys.readouterr()
     assert AutoPilotCLI().run(["-C", str(tmp_path / "nowhere"), "status"]) == 2
     assert capsys.readouterr().out == ""
+
+
+def test_help_has_sections_and_plain_words_for_what_an_option_takes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    parts = Counter(name for part in OPTION_SECTIONS.values() for name in part)
+    own = {field.name for table in (Options, TaskOptions) for field in fields(table)}
+    assert parts == Counter(own - {"log_to"})
+    for command in (["run"], ["memory", "record"], ["store", "checkout"], ["log"]):
+        assert AutoPilotCLI().run([*command, "--help"]) == 0
+        out = capsys.readouterr().out
+        assert "\nOptions:\n" in out and not re.search(r"<\w+(\[\w+\])?( range)?>", out), out
+        if command == ["run"]:
+            titles = re.findall(r"^(\S.*):$", out, re.MULTILINE)
+            assert titles[:4] == ["Arguments", "Options", "Without Python", "What decides"]
+            assert re.search(r"^When it stops:\n  --max-epochs N  +Number", out, re.MULTILINE)
