@@ -21,7 +21,6 @@ from autopilot.cli.arguments import option
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
 from autopilot.core.callback import Callback, RunView
-from autopilot.core.module import AutoPilotModule
 from autopilot.core.people import APPROVE, PAUSED, REFUSE, STEERED, reviewed
 from autopilot.core.records.message import one_line
 from autopilot.core.records.record import Event, ProgressNote, StepRecord
@@ -243,7 +242,7 @@ class HeldEdits(Callback):
         self._place: tuple[int, int] | None = None
         self._is_asking = self._is_refused = False
 
-    def on_review(self, trainer: RunView, module: AutoPilotModule, step: StepRecord) -> None:
+    def on_review(self, trainer: RunView, module: object, step: StepRecord) -> None:
         output, place = self._output, (step.epoch, step.step)
         store = trainer.experiment.store
         if self._place != place:

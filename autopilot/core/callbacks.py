@@ -38,9 +38,7 @@ class Progress(Callback):
     def __init__(self, write: Callable[[str], object] = print) -> None:
         self.write = write
 
-    def on_epoch_recorded(
-        self, trainer: RunView, module: AutoPilotModule, record: MetricsRecord
-    ) -> None:
+    def on_epoch_recorded(self, trainer: RunView, module: object, record: MetricsRecord) -> None:
         value = record.metrics.get(record.monitor)
         self.write(
             f"epoch {record.epoch}: val {record.monitor} {figure(value)}, {record.verdict} "
@@ -60,15 +58,13 @@ class MemoryCallback(Callback):
     def __init__(self, memory: Memory) -> None:
         self.memory = memory
 
-    def on_epoch_recorded(
-        self, trainer: RunView, module: AutoPilotModule, record: MetricsRecord
-    ) -> None:
+    def on_epoch_recorded(self, trainer: RunView, module: object, record: MetricsRecord) -> None:
         if record.epoch > 0:
             lesson = trainer.experiment.memory.lessons[-1]
             self.memory.learn(replace(lesson, id=f"{trainer.experiment.slug}-{record.epoch}"))
 
     def on_before_optimizer_step(
-        self, trainer: RunView, module: AutoPilotModule, optimizer: Optimizer
+        self, trainer: RunView, module: object, optimizer: Optimizer
     ) -> None:
         optimizer.blocked = optimizer.blocked | self.memory.blocked().keys()
 
@@ -89,9 +85,7 @@ class CostTracker(Callback):
         """All of it."""
         return sum(self.by_verdict.values(), Cost())
 
-    def on_epoch_recorded(
-        self, trainer: RunView, module: AutoPilotModule, record: MetricsRecord
-    ) -> None:
+    def on_epoch_recorded(self, trainer: RunView, module: object, record: MetricsRecord) -> None:
         new: Sequence[MetricsRecord] = [record]
         if (before := (trainer.experiment.slug, record.epoch)) != self._next:
             # Epochs that another process made count, too.
@@ -119,9 +113,7 @@ class StoreCheckpointCallback(Callback):
         else:
             self.store.begin(Manifest(slug=self.store.slug, seed=trainer.seed))
 
-    def on_epoch_recorded(
-        self, trainer: RunView, module: AutoPilotModule, record: MetricsRecord
-    ) -> None:
+    def on_epoch_recorded(self, trainer: RunView, module: object, record: MetricsRecord) -> None:
         if record.verdict == "rejected" or record.epoch in self.store.tags():
             return
         metrics = trainer.experiment.metrics[record.epoch]
@@ -133,7 +125,7 @@ class StoreCheckpointCallback(Callback):
             revision = self.store.commit(self.store.state(), text, [record])
         self.store.tag(record.epoch, revision, text)
 
-    def teardown(self, trainer: RunView, module: AutoPilotModule, stage: str) -> None:
+    def teardown(self, trainer: RunView, module: object, stage: str) -> None:
         if stage == "fit":
             self.store.close()
 
@@ -149,7 +141,7 @@ class Promotion(Callback):
     def __init__(self, promote: Callable[[RunView], object], min_gain: float = 0.0) -> None:
         self.promote, self.min_gain = promote, min_gain
 
-    def on_fit_end(self, trainer: RunView, module: AutoPilotModule) -> None:
+    def on_fit_end(self, trainer: RunView, module: object) -> None:
         baseline, best = trainer.experiment.baseline_value, trainer.experiment.best_value
         if baseline is None or best is None or trainer.experiment.best_epoch == 0:
             return
@@ -176,12 +168,7 @@ class Diagnostics(Callback):
         self.nodes: dict[int, dict[str, tuple[int, int]]] = {}
 
     def on_validation_batch_end(
-        self,
-        trainer: RunView,
-        module: AutoPilotModule,
-        outputs: Datum,
-        batch: Datum,
-        batch_idx: int,
+        self, trainer: RunView, module: object, outputs: Datum, batch: object, batch_idx: int
     ) -> None:
         counts = self.categories.setdefault(trainer.current_epoch, Counter())
         counts.update(self.category(item) for item in outputs.leaves() if item.outcome in _FAILED)
@@ -191,7 +178,7 @@ class Diagnostics(Callback):
         trainer: RunView,
         module: AutoPilotModule,
         outputs: Datum,
-        batch: Datum,
+        batch: object,
         batch_idx: int,
     ) -> None:
         heat = self.nodes.setdefault(trainer.current_epoch, {})

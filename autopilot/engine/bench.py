@@ -208,17 +208,12 @@ class Upkeep(Callback):
         self._packing = 0
 
     def on_validation_batch_end(
-        self,
-        trainer: RunView,
-        module: AutoPilotModule,
-        outputs: Datum,
-        batch: Datum,
-        batch_idx: int,
+        self, trainer: RunView, module: object, outputs: Datum, batch: object, batch_idx: int
     ) -> None:
         if trainer.current_epoch == 0 and len(self._feedback) < _FEEDBACK_AT_MOST:
             self._feedback += [item.feedback for item in outputs.items if item.feedback]
 
-    def on_validation_end(self, trainer: RunView, module: AutoPilotModule) -> None:
+    def on_validation_end(self, trainer: RunView, module: object) -> None:
         said = [*trainer.failures.lines("train", tracebacks=True), self._child.absent()]
         said += [*trainer.failures.lines("val", tracebacks=True), *self._feedback]
         if trainer.current_epoch == 0:
@@ -233,9 +228,7 @@ class Upkeep(Callback):
             if (run := current_run()) is not None and not told:
                 run.note(note)
 
-    def on_epoch_recorded(
-        self, trainer: RunView, module: AutoPilotModule, record: MetricsRecord
-    ) -> None:
+    def on_epoch_recorded(self, trainer: RunView, module: object, record: MetricsRecord) -> None:
         if record.epoch == 0:
             self._bench.workspace.check_imports()
         if not self._child.is_supervised:  # else the parent does it, for all of its children

@@ -73,7 +73,7 @@ class News(Callback):
     def __init__(self, writer: int) -> None:
         self._writer = writer
 
-    def on_fit_start(self, trainer: RunView, module: AutoPilotModule) -> None:
+    def on_fit_start(self, trainer: RunView, module: object) -> None:
         # It has fallen behind: what it reads next tells as much.
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
             os.write(self._writer, f"{trainer.experiment.slug}\n".encode())

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from autopilot.core.callback import Callback, RunView
-from autopilot.core.module import AutoPilotModule
 from autopilot.core.progress import Death, Position, PositionLog
 from autopilot.core.records.record import MetricsRecord
 from autopilot.errors import UsageError
@@ -371,7 +370,7 @@ class Attendant(Callback):
     def __init__(self, child: Child) -> None:
         self._board, self._child = child.board, child
 
-    def on_fit_start(self, trainer: RunView, module: AutoPilotModule) -> None:
+    def on_fit_start(self, trainer: RunView, module: object) -> None:
         ledger, experiment = trainer.ledger, trainer.experiment
         child, progress, epoch = self._child, experiment.progress, experiment.last_epoch + 1
         if since_s := child.since_s or child.lost_since_s:
@@ -383,10 +382,8 @@ class Attendant(Callback):
             raise KeyboardInterrupt  # resumed without more time
         self._board.opened(experiment.slug, time.monotonic() + left)
 
-    def on_epoch_recorded(
-        self, trainer: RunView, module: AutoPilotModule, record: MetricsRecord
-    ) -> None:
+    def on_epoch_recorded(self, trainer: RunView, module: object, record: MetricsRecord) -> None:
         self._board.recorded()
 
-    def on_fit_end(self, trainer: RunView, module: AutoPilotModule) -> None:
+    def on_fit_end(self, trainer: RunView, module: object) -> None:
         self._board.epochs_over(trainer.ledger.limits.seconds)

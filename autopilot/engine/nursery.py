@@ -27,7 +27,6 @@ from autopilot.core.callback import Callback, RunView
 from autopilot.core.experiment import Experiment
 from autopilot.core.fit import Fit
 from autopilot.core.measured import Measured, SplitMetrics
-from autopilot.core.module import AutoPilotModule
 from autopilot.core.optimizer import Optimizer
 from autopilot.core.records.record import Manifest, StepRecord
 from autopilot.core.run import current_run
@@ -240,17 +239,15 @@ class _Turns(Callback):
         self._folder = Layout(task.slug, side.name).progress(store.repo).parent
         self._slots = [f"slot-{number}" for number in range(task.options.jobs or 1)]
 
-    def on_fit_start(self, trainer: RunView, module: AutoPilotModule) -> None:
+    def on_fit_start(self, trainer: RunView, module: object) -> None:
         self._child.board.opened(trainer.experiment.slug, math.inf)
 
     def on_before_optimizer_step(
-        self, trainer: RunView, module: AutoPilotModule, optimizer: Optimizer
+        self, trainer: RunView, module: object, optimizer: Optimizer
     ) -> None:
         self.close()
 
-    def on_step_committed(
-        self, trainer: RunView, module: AutoPilotModule, record: StepRecord
-    ) -> None:
+    def on_step_committed(self, trainer: RunView, module: object, record: StepRecord) -> None:
         if isinstance(run := current_run(), Fit):
             self.take(run)
 
@@ -289,9 +286,7 @@ class Ahead(Callback):
     def __init__(self, nursery: Nursery, folder: Path, options: Options) -> None:
         self._nursery, self._folder, self._options = nursery, folder, options
 
-    def on_candidates(
-        self, trainer: RunView, module: AutoPilotModule, sides: Sequence[Side]
-    ) -> None:
+    def on_candidates(self, trainer: RunView, module: object, sides: Sequence[Side]) -> None:
         experiment = trainer.experiment
         for side in sides:  # so that each process finds its line
             experiment.store.enter(side)
@@ -303,7 +298,7 @@ class Ahead(Callback):
         )
         self._nursery.work(task)
 
-    def teardown(self, trainer: RunView, module: AutoPilotModule, stage: str) -> None:
+    def teardown(self, trainer: RunView, module: object, stage: str) -> None:
         self._nursery.close()
 
 

@@ -211,7 +211,7 @@ class _RerunReporter(Callback):
         self._steps: list[tuple[StepRecord, str]] = []
         self._since = time.monotonic()
 
-    def on_fit_start(self, trainer: RunView, module: AutoPilotModule) -> None:
+    def on_fit_start(self, trainer: RunView, module: object) -> None:
         experiment = trainer.experiment
         if experiment.last_epoch < 0:
             experiment.store.annotate(experiment.store.tip, self._calls)
@@ -219,9 +219,7 @@ class _RerunReporter(Callback):
         for epoch in sorted(n for n in self._rules if 0 < n <= experiment.last_epoch):
             experiment.memory.reconsider(self._rules[epoch])
 
-    def on_step_committed(
-        self, trainer: RunView, module: AutoPilotModule, record: StepRecord
-    ) -> None:
+    def on_step_committed(self, trainer: RunView, module: object, record: StepRecord) -> None:
         # Not of the tip: after a restart, steps are taken over of which a later one is the tip.
         tree = trainer.experiment.store.state() if record.changed else ""
         # The optimizer's state is not compared, and may be large.

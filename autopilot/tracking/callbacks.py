@@ -103,12 +103,7 @@ class DataRecorder(Callback):
         self.path = Path(path)
 
     def on_train_batch_end(
-        self,
-        trainer: RunView,
-        module: AutoPilotModule,
-        outputs: Datum,
-        batch: Datum,
-        batch_idx: int,
+        self, trainer: RunView, module: object, outputs: Datum, batch: object, batch_idx: int
     ) -> None:
         for item in outputs.leaves():
             _append(self.path, {"split": item.split, "epoch": item.epoch, **datum_document(item)})

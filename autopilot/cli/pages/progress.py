@@ -35,7 +35,6 @@ from autopilot.tracking.outputs import output_lines
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from autopilot.core.module import AutoPilotModule
     from autopilot.core.outages import Waiting
     from autopilot.core.records.record import Event, MetricsRecord, StepRecord
     from autopilot.core.store import Side
@@ -78,7 +77,7 @@ class Reporter(Callback):
         self._has_step = False
         self._is_waiting = self._is_held = False
 
-    def on_fit_start(self, trainer: RunView, module: AutoPilotModule) -> None:
+    def on_fit_start(self, trainer: RunView, module: object) -> None:
         self._started_s = self._judged_s = time.monotonic()
         self._first_epoch = trainer.experiment.last_epoch
         if self._first_epoch >= 0 and self._is_first:
@@ -95,8 +94,8 @@ class Reporter(Callback):
         self,
         split: str,
         trainer: RunView,
-        module: AutoPilotModule,
-        outputs: Datum,
+        module: object,
+        outputs: object,
         batch: Datum,
         batch_idx: int,
     ) -> None:
@@ -128,26 +127,22 @@ class Reporter(Callback):
             of = f" of {size}" if size != "?" else ""
             self.output.line(f"epoch {epoch} {split}: {self._batch_items}{of} items")
 
-    def on_candidates(
-        self, trainer: RunView, module: AutoPilotModule, sides: Sequence[Side]
-    ) -> None:
+    def on_candidates(self, trainer: RunView, module: object, sides: Sequence[Side]) -> None:
         if self._live is not None:
             origins = ", ".join(dict.fromkeys(name for side in sides for name in side.parents))
             what = f"epoch {trainer.current_epoch}: {len(sides)} candidates, from {origins}"
             self._live.update(self._task, description=what)
 
-    def on_step_committed(
-        self, trainer: RunView, module: AutoPilotModule, step: StepRecord
-    ) -> None:
+    def on_step_committed(self, trainer: RunView, module: object, step: StepRecord) -> None:
         self._tried = worst_first([*self._tried, *step.violations])
         self._has_step |= step.changed
 
-    def on_review(self, trainer: RunView, module: AutoPilotModule, step: StepRecord) -> None:
+    def on_review(self, trainer: RunView, module: object, step: StepRecord) -> None:
         if self._live is not None and not self._is_held:
             self._live.stop()  # the terminal is for the question
         self._is_held = True
 
-    def on_review_end(self, trainer: RunView, module: AutoPilotModule, decision: Event) -> None:
+    def on_review_end(self, trainer: RunView, module: object, decision: Event) -> None:
         if self._is_held:  # else it was decided before this process began
             why = f": {one_line(decision.detail, _NOTE_WIDTH)}" if decision.detail else ""
             did = "refused" if decision.decision == REFUSE else "approved"
@@ -156,9 +151,7 @@ class Reporter(Callback):
             if self._live is not None:
                 self._live.start()
 
-    def on_epoch_recorded(
-        self, trainer: RunView, module: AutoPilotModule, record: MetricsRecord
-    ) -> None:
+    def on_epoch_recorded(self, trainer: RunView, module: object, record: MetricsRecord) -> None:
         if self._table is None:
             self._table = EpochTable(record)
             if record.epoch == 0:
@@ -187,7 +180,7 @@ class Reporter(Callback):
             self._line(f"{_INDENT}outside of the parameters: {one_line(self._tried[0], 200)}{more}")
             self._tried = []
 
-    def on_outage(self, trainer: RunView, module: AutoPilotModule, waiting: Waiting) -> None:
+    def on_outage(self, trainer: RunView, module: object, waiting: Waiting) -> None:
         what = f"waiting for an answer: {waiting.reason}"
         most = f"up to {_time(waiting.max_wait_s)}"
         if self._live is not None:
@@ -197,7 +190,7 @@ class Reporter(Callback):
             self._line(f"       {what} ({most})")
         self._is_waiting = True
 
-    def on_outage_end(self, trainer: RunView, module: AutoPilotModule, waited_s: float) -> None:
+    def on_outage_end(self, trainer: RunView, module: object, waited_s: float) -> None:
         self._is_waiting = False
         self._line(f"       it answers again, after {_time(waited_s)}")
 
@@ -207,12 +200,10 @@ class Reporter(Callback):
             for text in trainer.failures.lines(split, tracebacks=self.output.verbose):
                 self._line(f"{_INDENT}{redact(self.as_users(text))}")
 
-    def on_fit_end(self, trainer: RunView, module: AutoPilotModule) -> None:
+    def on_fit_end(self, trainer: RunView, module: object) -> None:
         self.stop()
 
-    def on_exception(
-        self, trainer: RunView, module: AutoPilotModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: RunView, module: object, exception: BaseException) -> None:
         self.stop()
         # An epoch that fails as a whole has no row; its items' failures are printed nevertheless.
         if isinstance(exception, EvaluationError):
