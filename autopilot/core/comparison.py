@@ -79,7 +79,7 @@ class Comparison:
     """A state beside another one, on the items that have a value in both.
 
     Args:
-        value: The state's value over these items.
+        value: The state's value over these items; None where it was not computed.
         other: The other state's.
         shared: How many they are.
         lost: Ids of the items that have a value in the other state alone.
@@ -97,9 +97,18 @@ Compared = tuple[Sequence[Datum], Sequence[Datum], Comparison | None]
 
 
 def compare(
-    monitored: Monitored, items: Sequence[Datum], others: Sequence[Datum]
+    monitored: Monitored,
+    items: Sequence[Datum],
+    others: Sequence[Datum],
+    *,
+    are_splits: bool = False,
 ) -> Comparison | None:
-    """Compares the items of two states; None where one of them recorded none."""
+    """Compares the items of two states; None where one of them recorded none.
+
+    Args:
+        are_splits: They are all items of a split: where none lacks a value in one state alone, the
+            split's own metrics are over the same items, and no value is computed anew.
+    """
     if not items or not others:
         return None
     now, before = keyed(items), keyed(others)
@@ -107,6 +116,8 @@ def compare(
     if not has and not had:
         # The metric is of whole batches: the batch of an item that raised has no value.
         has, had = (_with_value(_RESULT, side) for side in (now, before))
+    if are_splits and has.keys() == had.keys():
+        return Comparison(shared=len(has))
     shared = [item for key, item in has.items() if key in had]
     return Comparison(
         monitored.over(shared),
@@ -226,7 +237,8 @@ class EpochView:
         for items, best_items, found in self.compared:
             if items is self.items and best_items is self.best_items:
                 return found
-        found = compare(self.monitored or Monitored(self.monitor), self.items, self.best_items)
+        decides = self.monitored or Monitored(self.monitor)
+        found = compare(decides, self.items, self.best_items, are_splits=True)
         self.compared.append((self.items, self.best_items, found))
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -206,6 +207,9 @@ class Upkeep(Callback):
         self._feedback: list[str] = []
         self._told = set[str]()
         self._packing = 0
+
+    def on_fit_start(self, trainer: RunView, module: AutoPilotModule) -> None:
+        gc.freeze()  # what the target has imported: no search for cycles goes through it
 
     def on_validation_batch_end(
         self, trainer: RunView, module: object, outputs: Datum, batch: object, batch_idx: int

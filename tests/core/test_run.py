@@ -86,13 +86,30 @@ def test_hooks_call_callbacks_in_order_and_keep_their_states_apart():
     assert (first.count, second.count) == (1, 8)
 
 
-@pytest.mark.parametrize(("own", "inside"), [(700, 10_000), (50_000, 50_000), (0, 0)])
+@pytest.mark.parametrize(
+    ("own", "inside"), [(700, (10_000, 4, 100)), (50_000, (50_000, 7, 7)), (0, (0, 7, 7))]
+)
 def test_cycles_are_looked_for_less_often_during_a_run_unless_the_user_says_so(own, inside):
     before = gc.get_threshold()
     try:
         gc.set_threshold(own, 7, 7)
         with running(Run(Experiment())):
-            assert gc.get_threshold() == (inside, 7, 7)
+            assert gc.get_threshold() == inside
         assert gc.get_threshold() == (own, 7, 7)
     finally:
         gc.set_threshold(*before)
+
+
+def test_no_search_for_cycles_goes_through_what_was_there_before_a_run():
+    gc.unfreeze()
+    try:
+        with running(Run(Experiment())):
+            assert gc.get_freeze_count() > 10_000
+            gc.collect()
+            assert len(gc.get_objects()) < 1_000
+            with running(Run(Experiment())):
+                pass
+            assert gc.get_freeze_count() > 10_000
+        assert not gc.get_freeze_count()
+    finally:
+        gc.freeze()  # as it was
