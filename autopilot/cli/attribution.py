@@ -7,9 +7,8 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from autopilot.cli import arguments
+from autopilot.cli.arguments import option
 from autopilot.cli.context import Context
 from autopilot.core.figures import figure, figures, signed
 from autopilot.core.types import datum_document
@@ -17,6 +16,7 @@ from autopilot.engine.options import Options
 from autopilot.errors import UsageError
 from autopilot.proof.distillation import Contribution, distill
 from autopilot.proof.distillation import apply as make
+from autopilot.report.comparison import picked
 from autopilot.text import align, counted, shorten, some
 from autopilot.tracking.attribution import bisect, blame
 from autopilot.tracking.epochs import Epoch
@@ -65,7 +65,7 @@ def blame_file(
 
 def bisect_item(
     context: Context,
-    item: Annotated[str, typer.Option("--item", metavar="ID", help="The item's id.")],
+    item: Annotated[str, option("The item's id.", metavar="ID")],
     name: arguments.Name = None,
     split: arguments.Split = arguments.Scored.val,
 ) -> None:
@@ -113,22 +113,13 @@ def bisect_item(
 def distill_steps(
     context: Context,
     name: arguments.Name = None,
-    repeats: Annotated[
-        int, typer.Option("--repeats", min=1, help="Measure each state so often.")
-    ] = 1,
+    repeats: Annotated[int, option("Measure each state so often.", min=1)] = 1,
     apply: Annotated[
-        bool,
-        typer.Option(
-            "--apply", help="Make an experiment that has only the steps that earn their place."
-        ),
+        bool, option("Make an experiment that has only the steps that earn their place.")
     ] = False,
     new: Annotated[
         str | None,
-        arguments.option(
-            "The name of what --apply makes; NAME and a number if not.",
-            *("--slug", "-e"),
-            metavar="NAME",
-        ),
+        option("What --apply makes; NAME and a number if not.", "--slug", "-e", metavar="NAME"),
     ] = None,
     live: arguments.Live = False,
     *,
@@ -162,29 +153,20 @@ def distill_steps(
         values = figures(found.value, made.best.value)
         output.line(f"made {slug}: val {notebook.monitor[0]} {values[0]} -> {values[1]}")
         output.line(f"review it: autopilot propose create {slug}")
-    steps = [
-        _epoch(step.epoch) | {key: getattr(step, key) for key in _CONTRIBUTION}
-        for step in found.steps
-    ]
+    steps = [_epoch(step.epoch) | picked(step, _CONTRIBUTION) for step in found.steps]
     document = {"experiment": notebook.slug, "value": found.value, "steps": steps}
     output.document(document | {"made": slug if made else None})
 
 
 _HEADINGS = ["epoch", "without", "contribution", "better", "worse", ""]
-_CONTRIBUTION = ("value", "difference", "low", "high", "better", "worse", "conflicts", "earns")
+_CONTRIBUTION = "value difference low high better worse conflicts earns"
 
 
 def _row(step: Contribution) -> list[str]:
     number = str(step.epoch.number)
     if step.conflicts:
-        return [
-            number,
-            "-",
-            "-",
-            "",
-            "",
-            f"stays: later steps build on it in {some(step.conflicts)}",
-        ]
+        why = f"stays: later steps build on it in {some(step.conflicts)}"
+        return [number, "-", "-", "", "", why]
     ends = f" ({signed(step.low)} to {signed(step.high)})" if math.isfinite(step.low) else ""
     verdict = "earns its place" if step.earns else "does not"
     return [

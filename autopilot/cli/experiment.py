@@ -15,10 +15,9 @@ from autopilot.cli.context import Context, in_child
 from autopilot.cli.output import own_stdout
 from autopilot.cli.pages import experiment as experiment_page
 from autopilot.cli.pages import listing as pages
-from autopilot.cli.pages import picked
 from autopilot.engine.options import Options
 from autopilot.errors import UsageError
-from autopilot.report.comparison import decision_line, file_documents, input_differences
+from autopilot.report.comparison import decision_line, file_documents, input_differences, picked
 from autopilot.text import counted
 from autopilot.tracking.callbacks import export as write
 from autopilot.tracking.holding import decide as write_down

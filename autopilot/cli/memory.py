@@ -9,10 +9,9 @@ from typing import Annotated, cast
 from autopilot.cli.arguments import Name, Word, option
 from autopilot.cli.context import Context
 from autopilot.cli.pages import experiment as experiment_page
-from autopilot.cli.pages import picked
 from autopilot.core.records.record import EpochOutcome
 from autopilot.errors import ExperimentError, UsageError
-from autopilot.report.comparison import by_strategy
+from autopilot.report.comparison import by_strategy, picked
 from autopilot.text import jsonable
 from autopilot.tracking.memory import memory_of, memory_of_all, memory_to_change
 

@@ -26,6 +26,7 @@ from autopilot.engine.target import load_here, parse_hparams
 from autopilot.errors import ExperimentError, UsageError
 from autopilot.projects.project import read_hparams, write_hparams
 from autopilot.proof.measuring import Measurement, measure_checkout, measure_epoch
+from autopilot.report.comparison import picked
 from autopilot.text import counted, redact
 from autopilot.tracking.layout import experiments
 from autopilot.tracking.notebook import Notebook
@@ -182,15 +183,13 @@ def _measure(context: Context, split: str, **how: Any) -> None:
     output.document(
         experiment=notebook.slug if notebook else None,
         epoch=number,
-        commit=measured.commit,
+        **picked(measured, "commit seconds outputs"),
         split=split,
         metrics=metrics,
         recorded=recorded or None,
         items=len(items),
         passed=passed,
         outcomes=counts,
-        seconds=measured.seconds,
-        outputs=measured.outputs,
     )
 
 

@@ -26,6 +26,7 @@ from autopilot.core.records.message import one_line
 from autopilot.core.records.record import Event, ProgressNote, StepRecord
 from autopilot.errors import ExperimentError, UsageError
 from autopilot.git.locks import Holder
+from autopilot.report.comparison import picked
 from autopilot.sandbox.processes import mark
 from autopilot.text import hide
 from autopilot.tracking.git_store import GitStore
@@ -320,11 +321,8 @@ def _document(
 ) -> dict[str, object]:
     return {
         "experiment": notebook.slug,
-        "epoch": record.epoch,
-        "step": record.step,
+        **picked(record, "epoch step strategy summary"),
         "commit": commit,
-        "strategy": record.strategy,
-        "summary": record.summary,
         "diff": notebook.picture(f"{commit}^", commit, "--no-color").decode(errors="replace"),
         "decision": event and event.decision,
         "reason": event.detail if event else "",

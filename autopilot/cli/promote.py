@@ -8,12 +8,17 @@ from typing import Annotated, Any
 from autopilot.cli.arguments import DryRun, Epoch, EpochOrOption, Name, Reason, Reviewer, option
 from autopilot.cli.context import Context, in_child
 from autopilot.cli.output import Output, own_stdout
-from autopilot.cli.pages import picked
 from autopilot.core.figures import figure
 from autopilot.core.records.message import state_name
 from autopilot.errors import UsageError
 from autopilot.proof.verification import Ruling, rule
-from autopilot.report.comparison import decision_line, file_documents, file_rows, file_totals
+from autopilot.report.comparison import (
+    decision_line,
+    file_documents,
+    file_rows,
+    file_totals,
+    picked,
+)
 from autopilot.review.promotion import Method, Promoted, PromotionPlan, Requirement, promote
 from autopilot.review.promotion import plan as look
 from autopilot.text import align
@@ -239,13 +244,11 @@ def _ruling(context: Context, output: Output, name: str | None, epoch: str) -> R
     output.document(
         experiment=notebook.slug,
         epoch=judged.number,
-        against=ruling.against,
-        policy=ruling.policy,
+        **picked(ruling, "against policy differs"),
         passes=decision.kept,
         **picked(decision, "reasons gates"),
         metrics=judged.metrics,
         recorded={"verdict": judged.verdict, "reasons": judged.record.reasons},
-        differs=ruling.differs,
     )
     return ruling
 

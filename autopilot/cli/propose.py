@@ -15,6 +15,7 @@ from autopilot.git.commits import is_ancestor
 from autopilot.git.refs import find_branch, read_ref
 from autopilot.git.remotes import default_remote
 from autopilot.proof.verification import verify as measure
+from autopilot.report.comparison import picked
 from autopilot.review import publishing
 from autopilot.review.changes import ParameterHistory, target_branch
 from autopilot.review.proposals import Proposal, proposal_of, propose, standings
@@ -196,12 +197,10 @@ def list_(context: Context) -> None:
         proposals=[
             {
                 "experiment": s.slug,
-                "state": s.state,
+                **picked(s, "state epochs detail"),
                 "branch": s.branch.name,
                 "tip": s.branch.tip,
                 "onto": s.onto or None,
-                "epochs": s.epochs,
-                "detail": s.detail,
             }
             for s in found
         ]

@@ -15,7 +15,6 @@ from autopilot.cli import arguments
 from autopilot.cli.arguments import option
 from autopilot.cli.context import Context
 from autopilot.cli.output import FAILED, INTERRUPTED, Output, guarded, own_stdout
-from autopilot.cli.pages import picked
 from autopilot.cli.pages.progress import ChildReporter, Reporter
 from autopilot.cli.people import HeldEdits
 from autopilot.command.options import TaskOptions
@@ -36,6 +35,7 @@ from autopilot.engine.session import Session
 from autopilot.engine.supervisor import Supervisor
 from autopilot.errors import ExperimentError
 from autopilot.git.commands import looking
+from autopilot.report.comparison import picked
 from autopilot.sandbox.workspace import remove_leftover
 from autopilot.text import counted, jsonable, redact, shorten
 from autopilot.tracking.memory import unblocked_by

@@ -9,10 +9,10 @@ import typer
 from autopilot.cli.arguments import NAME_OPTION, experiment_names, option
 from autopilot.cli.context import Context
 from autopilot.cli.output import Output
-from autopilot.cli.pages import picked
 from autopilot.errors import ExperimentError, UsageError
 from autopilot.git.remotes import default_remote, is_address, remotes, shown
 from autopilot.git.repository import Repository
+from autopilot.report.comparison import picked
 from autopilot.sharing import hooks
 from autopilot.sharing.fetching import Synced
 from autopilot.sharing.fetching import fetch as receive

@@ -7,7 +7,7 @@ the paired difference of the best state and the state without it, positive if th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -81,12 +81,7 @@ class Distillation:
 
 
 def distill(
-    notebook: Notebook,
-    *,
-    repeats: int = 1,
-    live: bool = False,
-    limits: Options = NO_OPTIONS,
-    tell: Callable[[Contribution], None] = lambda _: None,
+    notebook: Notebook, *, repeats: int = 1, live: bool = False, limits: Options = NO_OPTIONS
 ) -> Distillation:
     """Measures the best state, and that state without each kept step in turn, on the val split.
 
@@ -94,7 +89,6 @@ def distill(
         repeats: How often each state is measured. The first has the run's own seed.
         live: Ask models anew.
         limits: See `measured_as`.
-        tell: Called with each contribution as it is known.
 
     Raises:
         ExperimentError: no epoch was kept.
@@ -125,7 +119,6 @@ def distill(
                 others = measured(_commit(notebook, without.tree, f"without epoch {epoch.number}"))
                 step = _compared(notebook, epoch, best, others)
             found.append(replace(step, is_noisy=is_noisy))
-            tell(found[-1])
     return Distillation(notebook, _mean(notebook, best), tuple(found))
 
 

@@ -21,7 +21,14 @@ from autopilot.core.types import Cost
 from autopilot.errors import AutopilotError
 from autopilot.git import objects, refs
 from autopilot.git.repository import Repository
-from autopilot.report.comparison import Tuned, by_strategy, event_detail, settings, trend_window
+from autopilot.report.comparison import (
+    Tuned,
+    by_strategy,
+    event_detail,
+    picked,
+    settings,
+    trend_window,
+)
 from autopilot.report.contents import Changes, DiffPool, Results, clipped, packed
 from autopilot.report.search import SearchStory
 from autopilot.tracking.epochs import Epoch
@@ -90,9 +97,7 @@ class Report:
             "detail": status.detail,
             "branch": branch,
             "tip": notebook.tip,
-            "base": manifest.base,
-            "base_branch": manifest.base_branch,
-            "idea": manifest.idea,
+            **picked(manifest, "base base_branch idea forked_from merged_with"),
             "monitor": monitor,
             "mode": mode,
             "baseline": last.baseline if last else None,
@@ -111,15 +116,9 @@ class Report:
             "tuned": tuned.document() if (tuned := Tuned.of(notebook)) else None,
             "columns": COLUMNS,
             "search": self.search and self.search.document(),
-            "texts": self.texts,
-            "rows": self.rows,
-            "roles": self.roles,
+            **picked(self, "texts rows roles forks net"),
             "memory": _memory(self.memory),
             "results": [results.document() for results in self.results.values()],
-            "forks": self.forks,
-            "forked_from": manifest.forked_from,
-            "merged_with": manifest.merged_with,
-            "net": self.net,
             "details": packed(self.details),
             "commands": [
                 f"autopilot log {slug}",

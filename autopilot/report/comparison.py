@@ -22,6 +22,15 @@ from autopilot.tuning.samplers import Importance, importance, space_of
 from autopilot.tuning.spaces import Choice, Range, Value
 
 
+def picked(owner: object, names: str) -> dict[str, Any]:
+    """Some attributes of an object by their names, for a document.
+
+    >>> picked(3 + 4j, "real imag")
+    {'real': 3.0, 'imag': 4.0}
+    """
+    return {name: getattr(owner, name) for name in names.split()}
+
+
 def decision_line(event: Event) -> str:
     """A decision in words."""
     did = {"promote": "promoted", "reject": "rejected"}[event.decision]

@@ -9,6 +9,7 @@ from typing import Any
 from autopilot.core.figures import figures, lower_note
 from autopilot.core.records.message import epoch_tag
 from autopilot.core.states import RankedState, RecordedStates, val_record_on
+from autopilot.report.comparison import picked
 from autopilot.report.contents import clipped
 from autopilot.text import counted
 from autopilot.tracking.attribution import recorded_states
@@ -63,9 +64,7 @@ class SearchStory:
             "frontier": states
             and {
                 "columns": STATE,
-                "monitor": states.monitor,
-                "objectives": states.objectives,
-                "items": states.items,
+                **picked(states, "monitor objectives items"),
                 "rule": frontier_rule(states, len(states.undominated())),
                 "states": [
                     [

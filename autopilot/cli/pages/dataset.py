@@ -8,8 +8,8 @@ from typing import Any
 
 from autopilot.ai.datasets.checkpoint import Distribution, Share
 from autopilot.ai.datasets.judging import Histogram, JudgingSummary, Rates
-from autopilot.cli.pages import picked
 from autopilot.core.figures import figure
+from autopilot.report.comparison import picked
 from autopilot.text import align, counted, jsonable, shorten
 
 _MOST = 5

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autopilot.cli.pages import picked
 from autopilot.core.failures import failure_kinds, failure_lines
 from autopilot.core.figures import (
     changed_settings,
@@ -25,7 +24,7 @@ from autopilot.core.records.message import one_line
 from autopilot.core.records.record import EpochOutcome, LlmRecord, MetricsRecord, StepRecord
 from autopilot.core.types import Datum, count_outcomes, datum_document
 from autopilot.git import commits, refs
-from autopilot.report.comparison import file_documents, item_outcomes
+from autopilot.report.comparison import file_documents, item_outcomes, picked
 from autopilot.text import align, counted, display_width, git_date, iso, shorten
 from autopilot.tracking.attribution import named
 from autopilot.tracking.diagnosis import NOT_PASSED, is_graded, moved_values, turned

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from autopilot.cli.pages import picked
 from autopilot.cli.pages.listing import overview, seconds_of, standing
 from autopilot.core.figures import costs, direction_words, figure, progressed, signed, test_gain
 from autopilot.core.memory import Trend
@@ -21,6 +20,7 @@ from autopilot.report.comparison import (
     event_detail,
     file_rows,
     input_rows,
+    picked,
     trend_window,
 )
 from autopilot.report.search import frontier_rule, frontier_table

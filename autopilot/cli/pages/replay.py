@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from autopilot.cli.output import Output
-from autopilot.cli.pages import picked
 from autopilot.errors import UsageError, translated_as
+from autopilot.report.comparison import picked
 from autopilot.text import align
 
 if TYPE_CHECKING:

@@ -10,7 +10,6 @@ from typing import Any
 
 from autopilot.ai.prompt.briefing import Brief, Editable
 from autopilot.ai.prompt.facts import STALLED, recorded_brief
-from autopilot.cli.pages import picked
 from autopilot.core.figures import figures, signed
 from autopilot.core.gradient import Finding, TextGradient
 from autopilot.core.people import STEERED
@@ -19,6 +18,7 @@ from autopilot.core.records.message import one_line
 from autopilot.core.records.record import LlmRecord, ProgressNote
 from autopilot.engine.options import NO_OPTIONS, options_of
 from autopilot.engine.trying import HOW, OF_STATE, Trial, TryPlace, kept_facts
+from autopilot.report.comparison import picked
 from autopilot.text import redact, some
 from autopilot.tracking.diagnosis import moved_values, turned
 from autopilot.tracking.journal import ProgressFile
