@@ -21,6 +21,7 @@ from autopilot.core.records.record import LlmRecord
 from autopilot.core.run import Run
 from autopilot.core.types import Cost, Datum
 from autopilot.errors import AutopilotError, StateError
+from autopilot.text import hide
 
 _ASK_AGAIN_S = 0.02
 _Ask = Callable[..., Any]
@@ -29,11 +30,14 @@ _Ask = Callable[..., Any]
 class _Pickler(pickle.Pickler):
     """Modules and parameters are named by their positions: they are not copied."""
 
-    def __init__(self, file: io.BytesIO, held: Sequence[object]) -> None:
+    def __init__(self, file: io.BytesIO, held: Sequence[object], *, hides: bool) -> None:
         super().__init__(file, pickle.HIGHEST_PROTOCOL)
         self._places = {id(each): place for place, each in enumerate(held)}
+        self._hides = hides
 
-    def persistent_id(self, obj: object) -> int | None:
+    def persistent_id(self, obj: object) -> int | str | None:
+        if self._hides and isinstance(obj, str) and (hidden := hide(obj)) != obj:
+            return hidden
         return self._places.get(id(obj))
 
 
@@ -42,8 +46,8 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(file)
         self._held = held
 
-    def persistent_load(self, pid: int) -> object:
-        return self._held[pid]
+    def persistent_load(self, pid: int | str) -> object:
+        return pid if isinstance(pid, str) else self._held[pid]
 
 
 def unsent(error: Exception, data: Datum | None = None) -> str:
@@ -61,10 +65,14 @@ def unsent(error: Exception, data: Datum | None = None) -> str:
     return f"{place} cannot be sent from the process that measured it: {why}"
 
 
-def pickled(value: object, held: Sequence[object]) -> bytes:
-    """A value for another process, in which `held` are references to objects of both."""
+def pickled(value: object, held: Sequence[object], *, hides: bool = False) -> bytes:
+    """A value for another process, in which `held` are references to objects of both.
+
+    Args:
+        hides: Texts leave without secrets of this environment, which the other one does not know.
+    """
     file = io.BytesIO()
-    _Pickler(file, held).dump(value)
+    _Pickler(file, held, hides=hides).dump(value)
     return file.getvalue()
 
 
@@ -74,18 +82,18 @@ def unpickled(content: bytes, held: Sequence[object]) -> Any:
 
 
 def pack_error(error: BaseException) -> bytes:
-    """An error as another process can read it, without its traceback and causes."""
+    """An error as another process can read it, without its traceback, causes and secrets."""
     state = {}
     for name, value in vars(error).items():
         with contextlib.suppress(Exception):
             pickle.dumps(value)
-            state[name] = value
+            state[name] = hide(value)
     builtin = next(c for c in type(error).__mro__ if c.__module__ == "builtins")
-    text = f"{type(error).__name__}: {error}"
+    text = hide(f"{type(error).__name__}: {error}")
     # Arguments may be what cannot be sent, and so may the class, if a function defines it.
     tries: list[tuple[type, tuple[Any, ...], dict[str, Any]]] = [
-        (type(error), error.args, state),
-        (type(error), (str(error),), state),
+        (type(error), hide(error.args), state),
+        (type(error), (hide(str(error)),), state),
         (builtin, (text,), {}),
     ]
     for parts in tries:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
-from autopilot import __version__
 from autopilot.ai.model.recording import StoreRecorder, keep_lost
 from autopilot.core.experiment import Experiment
 from autopilot.core.failures import Failures
@@ -26,21 +25,11 @@ from autopilot.core.records.record import LlmRecord, Manifest
 from autopilot.core.run import current_run
 from autopilot.core.types import Datum
 from autopilot.engine import relay
-from autopilot.engine.executors import (
-    HERE,
-    NO_WORKER_S,
-    Answer,
-    Block,
-    Commits,
-    at_worker,
-    executor_of,
-    has_worker,
-    is_dask,
-    is_ready,
-)
+from autopilot.engine.executors import HERE, NO_WORKER_S, executor_of, has_worker, is_dask, is_ready
 from autopilot.engine.options import Options
+from autopilot.engine.wire import Answer, Block, Commits, as_request, at_worker
 from autopilot.errors import BudgetExceededError, NoMoreCallsError, RemoteError, UsageError
-from autopilot.git import objects, refs
+from autopilot.git import refs
 from autopilot.git.repository import Repository
 from autopilot.sandbox.audit_hooks import Inputs
 from autopilot.sandbox.workspace import Workspace
@@ -62,7 +51,7 @@ class _Handed:
     losses: int = 0
     needs: tuple[str, ...] = ()
     is_alone: bool = False
-    is_refused: bool = False
+    refusal: UsageError | None = None
     answer: tuple[Answer | None, str] | None = None
 
 
@@ -215,7 +204,7 @@ class Workers(Machines):
                         open_ += self._take(each, parts, finished)
             except BaseException as error:  # noqa: BLE001  # raised below, once others are over
                 failure = failure or error
-                if isinstance(error, ConnectionError):
+                if isinstance(error, ConnectionError) or self._has_ended():
                     _release(open_)
                     break
                 # A block in progress may have paid for calls: it is waited for.
@@ -248,11 +237,14 @@ class Workers(Machines):
 
     def _look(self) -> None:
         """Raises ConnectionError where there is no worker, or an end where none can come."""
-        if getattr(self._executor, "has_ended", False):
+        if self._has_ended():
             why = f"{self._name}: the process of its workers has ended"
             raise NoMoreCallsError(why, hint=f"autopilot resume {self._manifest.slug}")
         if not has_worker(self._executor):
             raise ConnectionError(f"{self._name} has no worker")
+
+    def _has_ended(self) -> bool:
+        return getattr(self._executor, "has_ended", False)
 
     def _count(self) -> None:
         most = getattr(self._executor, "_max_workers", None) or os.cpu_count()  # it may have grown
@@ -276,7 +268,7 @@ class Workers(Machines):
         self, position: Position, parts: Mapping[int, Datum], before: _Handed | None = None
     ) -> _Handed:
         experiment, run = self._experiment, current_run()
-        commit = self._commit()
+        commit = self._commits.present(self._experiment)
         try:
             self._commits.publish(commit)
         except RemoteError as error:
@@ -307,20 +299,21 @@ class Workers(Machines):
         return _Handed(position, parts, future, held, losses, needs, alone)
 
     def _submit(self, block: Block) -> Future[bytes]:
-        # No two are alike: Dask gives equal requests one result, and a lost one is made again.
-        request = pickle.dumps((__version__, pickle.dumps(block), os.urandom(8)))
         try:
-            return self._executor.submit(at_worker, request)
+            return self._executor.submit(at_worker, as_request(block))
         except Exception as error:  # an executor's, of any kind
-            raise ConnectionError(f"{self._name} takes no work: {error}") from error
+            if self._has_ended():
+                self._look()
+            why = getattr(error, "message", f"{self._name} takes no work: {error}")
+            raise ConnectionError(why) from error
 
     def _answer(self, each: _Handed) -> tuple[Answer | None, str]:
         """The answer to a block, whose calls are recorded; else why it was lost."""
         if each.answer is None:
             answer, why = None, ""
             try:
-                answer, why, _ = pickle.loads(each.future.result())
-                each.is_refused = answer is None
+                answer, why, hint = pickle.loads(each.future.result())
+                each.refusal = UsageError(f"{self._name}: {why}", hint=hint) if why else None
             except Exception as error:  # noqa: BLE001  # an executor's, of any kind
                 why = f"{type(error).__name__}: {error}".partition("\n")[0]
                 if type(error).__name__ == "KilledWorker":  # Dask has tried it often enough
@@ -387,11 +380,11 @@ class Workers(Machines):
         if each.losses < _LOSSES_AT_MOST:
             return [self._hand(each.position, each.parts, each)]
         try:
-            self.check(self._commit())
+            self.check(self._commits.present(self._experiment))
         except UsageError as error:
             raise ConnectionError(error.message) from error
-        if each.is_refused:
-            raise ConnectionError(why)  # no fault of the items
+        if each.refusal:  # no fault of the items; before the baseline, no worker was ever right
+            raise ConnectionError(why) if self._experiment.history else each.refusal
         if len(each.parts) > 1:
             # One of them may be what ends workers.
             each.losses = _LOSSES_AT_MOST - 1
@@ -400,14 +393,3 @@ class Workers(Machines):
             reason = f"its worker was lost {_LOSSES_AT_MOST} times ({why})"
             finished(number, Death(each.position, reason))
         return []
-
-    # --- commits ----------------------------------------------------------------------------
-
-    def _commit(self) -> str:
-        """A commit that has the present state."""
-        experiment, found = self._experiment, [self._experiment.store.tip]
-        found += [experiment.now.side.base] if experiment.now.side else []
-        epochs = {0, experiment.best_epoch} if experiment.history else ()
-        found += [experiment.revision_of(number) for number in epochs]
-        state = experiment.now.state
-        return next(each for each in found if objects.tree_of(self._repo, each) == state)

@@ -11,7 +11,7 @@ from functools import partial
 from multiprocessing.util import Finalize
 from pathlib import Path
 
-from autopilot.engine.executors import Answer, Block, this_machine
+from autopilot.engine.wire import Answer, Block, this_machine
 from autopilot.errors import AutopilotError, GitCommandError, RepositoryError
 from autopilot.git import objects
 from autopilot.git.commands import run_git

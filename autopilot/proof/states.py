@@ -29,10 +29,10 @@ from autopilot.core.writing import trace_record
 from autopilot.engine import relay
 from autopilot.engine.bench import Bench
 from autopilot.engine.board import Child
-from autopilot.engine.executors import Answer, Block
 from autopilot.engine.fresh import ItemLimits, importing_state
 from autopilot.engine.loading import users_code
 from autopilot.engine.options import Options
+from autopilot.engine.wire import Answer, Block
 from autopilot.errors import EvaluationError, NoMoreCallsError, OutageError, ReplayMissError
 from autopilot.git import refs
 from autopilot.git.repository import Repository
@@ -214,7 +214,8 @@ class States:
         value = b""
         if not error:
             try:
-                value = relay.pickled((results, aside, self._gathered(bench, block)), held)
+                told = results, aside, self._gathered(bench, block)
+                value = relay.pickled(told, held, hides=True)
             except Exception as unsent:  # noqa: BLE001  # the user's own objects are pickled
                 why = relay.unsent(unsent, next(iter(results.values())))
                 hint = "give plain values, or leave out --executor"

@@ -31,10 +31,10 @@ from autopilot.core.stopping import Budget
 from autopilot.core.trying import TryLoop
 from autopilot.engine.bench import Bench
 from autopilot.engine.board import Child, Observer
-from autopilot.engine.executors import Answer
 from autopilot.engine.fresh import ItemLimits, importing_state, take_over
 from autopilot.engine.options import Options
 from autopilot.engine.supervisor import Supervisor
+from autopilot.engine.wire import Answer
 from autopilot.errors import AutopilotError, EvaluationError
 from autopilot.git.commands import looking
 from autopilot.proof.measuring import Measurement, MeasureTask, noisy_metrics

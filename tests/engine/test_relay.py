@@ -50,6 +50,20 @@ def test_what_both_processes_have_is_sent_as_a_reference() -> None:
     assert found["own"] is not value["own"]
 
 
+def test_texts_leave_a_machine_without_its_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NODE_TOKEN", "n0-of-the-node")
+    held, item = ["n0-of-the-node"], Datum(feedback="use n0-of-the-node", metadata={"held": 1})
+    content = pickled([held, {"n0-of-the-node": item}], [held], hides=True)
+    errors = [RemoteError("n0-of-the-node", hint="n0-of-the-node"), Named(3, name="n0-of-the-node")]
+    packed = [pack_error(each) for each in errors]
+    monkeypatch.delenv("NODE_TOKEN")
+    found, [(name, there)] = unpickled(content, [held])[0], unpickled(content, [held])[1].items()
+    assert (found is held, name, there.feedback) == (True, "[hidden]", "use [hidden]")
+    ours, named = map(unpack_error, packed)
+    assert (str(ours), vars(ours)["hint"], str(named)) == ("[hidden]", "[hidden]", "[hidden] 3")
+    assert not any(b"n0-of" in each for each in (content, *packed))
+
+
 def test_an_error_arrives_as_what_it_was_or_as_its_nearest() -> None:
     class Local(KeyError):
         pass

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import resource
+import signal
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,12 +17,13 @@ from typing import Any
 import pytest
 from checkouts import commit_all
 
+from autopilot import __version__
 from autopilot.core.experiment import Experiment
 from autopilot.core.records.record import Manifest, TraceRecord
 from autopilot.core.trainer import Trainer
 from autopilot.core.types import Result
-from autopilot.engine import workers
-from autopilot.engine.executors import Block, CommitSource, at_worker
+from autopilot.engine import wire, workers
+from autopilot.engine.wire import Block, CommitSource, at_worker
 from autopilot.errors import NoMoreCallsError, OutageError, UsageError
 from autopilot.git.repository import Repository
 from autopilot.tracking.git_store import GitStore
@@ -161,6 +166,19 @@ def test_what_workers_measure_is_what_is_measured_here(system: Path) -> None:
     assert len(again) == 6 and all(" batch 1 " in name for name in again)  # 4 of val, 2 of train
 
 
+def test_items_run_side_by_side_at_a_worker_too(system: Path) -> None:
+    meet = "MEET = threading.Barrier(2)\n\n\nclass Raise("
+    met = "at):\n        MEET.wait(20)\n"
+    text = SYSTEM.replace("random.random()", "0.5").replace("import random", "import threading")
+    (system / "system.py").write_text(text.replace("class Raise(", meet).replace("at):\n", met))
+    commit_all(system, "two meet")
+    with ProcessPoolExecutor(1) as pool:
+        fit(system, "far", pool, num_workers=2)
+    assert [item["success"] for item in dict(results("far")[0])["1-val"]] == [True] * 3 + [
+        False
+    ] * 3
+
+
 def test_a_block_that_ends_every_worker_is_an_error_of_its_items(system: Path) -> None:
     with unreliable(lambda block, _: bool(block.parts) and block.position.number == 2) as bad:
         fit(system, "bad", bad, measure_noise=False)
@@ -220,27 +238,59 @@ def test_an_executor_that_takes_no_work_is_waited_for_and_one_that_ended_is_not(
     assert ended.value.hint == "autopilot resume ended"
 
 
-def test_the_workers_that_cannot_measure_say_so_in_one_line(
-    system: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_worker_that_cannot_measure_names_itself_in_one_line(
+    system: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from autopilot.engine import executors
+    (system / "system.py").write_text(f"import rare\n{SYSTEM}")
+    head = Repository.discover(commit_all(system, "of another machine")).head_commit()
+    monkeypatch.setattr(socket, "gethostname", lambda: "node7")
+    monkeypatch.setenv("NODE_TOKEN", "t0p-of-node7")
 
-    head = Repository.discover(system).head_commit()
-
-    def asked(version: str = executors.__version__, source: CommitSource | None = None) -> str:
-        source = source or CommitSource(str(system), executors.this_machine())
-        block = Block(source, head, Manifest(slug="a", target="system.py"))
-        _, why, hint = pickle.loads(at_worker(pickle.dumps((version, pickle.dumps(block), b""))))
-        assert not why or hint
+    def asked(folder: Path = system, *, parts: bytes = b"", is_here: bool = False) -> str:
+        source = CommitSource(str(folder), wire.this_machine() if is_here else "another machine")
+        block = Block(source, head, Manifest(slug="a", target="system.py"), parts=parts)
+        _, why, hint = pickle.loads(at_worker(wire.as_request(block)))
+        assert not why or (hint and "\n" not in why and why.startswith("a worker on node7"))
+        assert "t0p-of-node7" not in why + hint
         return str(why)
 
-    assert asked() == ""
-    assert "a worker has autopilot" in asked("0.0.1")
-    nowhere = CommitSource(str(system / "none"), "another machine")
-    assert f"cannot reach the repository {system}/none" in asked(source=nowhere)
-    monkeypatch.setenv("PATH", "")
-    other = CommitSource(str(system), "another machine")
-    assert "the git command line is not installed" in asked(source=other)
+    assert asked(is_here=True) == asked() == ""
+    nowhere = asked(system / "t0p-of-node7")
+    assert f"cannot reach the repository {system}/[hidden]" in nowhere
+    for versions in ("autopilot 0.0.1 on Python 3.11", f"autopilot {__version__} on Python 2.7"):
+        with monkeypatch.context() as patch:
+            patch.setattr(wire, "_VERSIONS", versions)
+            request = wire.as_request(Block(CommitSource("", ""), head, Manifest(slug="a")))
+        _, why, _ = pickle.loads(at_worker(request))
+        assert why.startswith("a worker on node7 has autopilot") and f"is of {versions}" in why
+    refused = asked(parts=b"some", is_here=True)  # its target is imported before they are read
+    assert "system.py cannot be imported: ModuleNotFoundError: No module named 'rare'" in refused
+    (tmp_path / "file").touch()
+    with monkeypatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # not to be written, root or not
+        for is_here in (True, False):
+            assert "Not a directory" in asked(parts=b"some", is_here=is_here)
+    with monkeypatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path / "new"))
+        patch.setenv("PATH", "")
+        assert "the git command line is not installed" in asked()
+
+
+def test_a_worker_without_room_measures_nothing(
+    system: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (system / "data.bin").write_bytes(os.urandom(1 << 20))
+    commit_all(system, "data")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "small"))
+    pool = ProcessPoolExecutor(1, initializer=_without_room)
+    with pool, pytest.raises(UsageError, match=r"a worker on .*: cannot make a worktree") as error:
+        fit(system, "full", pool, max_wait_s=0)
+    assert "room for it" in error.value.hint and not Experiment(GitStore("full")).history
+
+
+def _without_room() -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error, as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, 1 << 19))
 
 
 class Silent(Executor):
@@ -265,3 +315,49 @@ def test_a_program_is_told_what_its_executor_needs(
     pool.shutdown()
     with pytest.raises(UsageError, match="takes no work"):
         fit(system, "shut", pool)
+
+
+KEYS = {"RUN_API_KEY": "r0-of-the-run", "NODE_API_KEY": "n0-of-the-node"}
+
+
+class Sealed(ProcessPoolExecutor):
+    """A worker with another environment; nothing that is sent to it has a key of the run's."""
+
+    def __init__(self) -> None:
+        super().__init__(1, initializer=_at_node)
+
+    travelled = b""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **_: Any) -> Future[Any]:
+        self.travelled += args[0]
+        future = super().submit(fn, *args)
+        self.travelled += future.result()
+        return future
+
+
+def _at_node() -> None:
+    os.environ.pop("RUN_API_KEY")
+    os.environ["NODE_API_KEY"] = KEYS["NODE_API_KEY"]
+
+
+def test_keys_stay_where_they_are(system: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUN_API_KEY", KEYS["RUN_API_KEY"])
+    said = """
+        import os
+        names = ("RUN_API_KEY", "NODE_API_KEY")
+        keys = " and ".join(str(os.environ.get(name)) for name in names)
+        if at == 6:
+            raise ValueError(keys)
+        if at == 5:
+            return Datum(success=False, metadata={"keys": {keys: [keys]}}, feedback=keys)
+        level ="""
+    target = system / "system.py"
+    target.write_text(SYSTEM.replace("\n        level = int", said + " int"))
+    commit_all(system, "say keys")
+    with Sealed() as pool:
+        fit(system, "keys", pool)
+    *_, answered, raised = dict(results("keys")[0])["0-val"]
+    assert answered["metadata"] == {"keys": {"None and [hidden]": ["None and [hidden]"]}}
+    assert answered["feedback"] == "None and [hidden]"
+    assert raised["error_message"] == "ValueError: None and [hidden]"
+    assert b"i6" in pool.travelled and not any(k.encode() in pool.travelled for k in KEYS.values())
