@@ -207,11 +207,13 @@ class Experiment(InProgress):
             self.best_items = mean_items(self._passes_of(self.best_epoch))
         self._take_up()
 
-    def _finish(self, record: MetricsRecord, revision: str) -> None:
+    def _finish(self, record: MetricsRecord, revision: str, tried: Sequence[Draft] = ()) -> None:
         """Does what follows from an epoch's record, unless it is done."""
+        written = {attempt.place.number: attempt.record for attempt in tried}
         for number in record.stay:
             own, read = record.revisions[number - 1], self.store.records_on
-            if (each := val_record_on(read, own, record.epoch, number)) is not None:
+            each = written.get(number) or val_record_on(read, own, record.epoch, number)
+            if each is not None:
                 text = message.tag_message(self.slug, each, {"val": each.metrics})
                 self.store.tag_candidate(record.epoch, number, own, text)
         if record.verdict != "rejected":
@@ -425,7 +427,8 @@ class Experiment(InProgress):
         facts = self.now.facts
         self.store.annotate(revision, [trace_record(epoch, *x, facts) for x in measured])
         if tried:
-            self._note_candidates(tried, record)
+            with self.store.together():
+                self._note_candidates(tried, record)
         elif epoch > 0:
             self.memory.learn(lesson_of(self.slug, record, view, self.now.steps))
         judged = [*other_records(epoch, metrics, decision.verdict), record]
@@ -437,7 +440,7 @@ class Experiment(InProgress):
             is_new, best = known is None, self.now.items.get("val", [])
             self.best_items = best if is_new else mean_items(self._passes_of(self.best_epoch))
         self.now = Draft(EpochProgress(self.store))
-        self._finish(record, revision)
+        self._finish(record, revision, tried)
         self.now.state = self.record_of(record.best_epoch).tree
         self._note_environment()
         self.store.clear_progress()

@@ -280,12 +280,9 @@ def share(fit: Fit, sides: Sequence[Side]) -> None:
 
 def charge(fit: Fit, sides: Sequence[Side]) -> None:
     """Counts the calls of candidates that were paid ahead of the loop, or before a kill."""
-    store = fit.experiment.store
     for side in sides:
-        store.enter(side)
-        for call in store.calls():
+        for call in fit.experiment.store.progress_of(side)[1]:
             fit.ledger.charge(call.role, call.cost, known=call.priced, judged=call.step > 0)
-    store.enter(None)
 
 
 @contextmanager

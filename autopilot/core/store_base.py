@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -238,6 +239,11 @@ class Store(ABC):
     @abstractmethod
     def annotate(self, revision: str, records: Sequence[Record]) -> None:
         """Adds records to a revision, kind by kind in the given order; a repeated id replaces."""
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """In the body, records may be held back; then they are written together."""
+        yield
 
     @abstractmethod
     def records(self, kind: type[R]) -> list[tuple[str, R]]:

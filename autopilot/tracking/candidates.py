@@ -7,13 +7,15 @@ ends the epoch has their last commits as further parents, and the refs go.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from autopilot.core.records.message import epoch_number
 from autopilot.core.records.record import LlmRecord, ProgressNote, Record
 from autopilot.core.store import Side, Store
 from autopilot.git import commits, objects, refs
 from autopilot.git.objects import Entry
+from autopilot.git.packing import wait_for_prune
 from autopilot.git.refs import refuse_checked_out
 from autopilot.git.repository import Repository
 from autopilot.tracking.journal import Journal, ProgressFile
@@ -37,13 +39,38 @@ class CandidateLines(Store):
     progress_file: ProgressFile
     files: ParameterFiles
     journal: Journal
-    _tip = _tip_tree = _staged_on = ""
+    _tip = _tip_tree = _staged_on = _start = ""
     _others: dict[str, tuple[tuple[int, ...], Sequence[Record]]]
+    _places: dict[str, Path]
+    _held_back: list[tuple[str, Record]] | None = None
+
+    def annotate(self, revision: str, records: Sequence[Record]) -> None:
+        self.annotate_all([(revision, record) for record in records])
+
+    def annotate_all(self, noted: Sequence[tuple[str, Record]]) -> None:
+        """Adds records to their revisions, those of a kind at once."""
+        if self._held_back is not None:
+            self._held_back += noted
+            return
+        if not noted:
+            return
+        wait_for_prune(self.repo)
+        self.journal.write_all(noted)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        held: list[tuple[str, Record]] = []
+        self._held_back = held
+        try:
+            yield
+        finally:
+            self._held_back = None
+        self.annotate_all(held)
 
     def enter(self, side: Side | None) -> None:
         self.progress_file.close()
         self.side, self.layout = side, Layout(self.slug, side.name if side else "")
-        place = self.layout.progress(self.repo)
+        place = self._place_of(side)
         place.parent.mkdir(parents=True, exist_ok=True)
         self.progress_file = ProgressFile(place)
         tip = refs.read_ref(self.repo, self.layout.branch)
@@ -52,6 +79,13 @@ class CandidateLines(Store):
             tip = side.base
             refs.create_ref(self.repo, self.layout.branch, tip, f"autopilot: {side.name}")
         self._tip, self._tip_tree = tip, objects.tree_of(self.repo, tip)
+
+    def _place_of(self, side: Side | None) -> Path:
+        """The progress file of a candidate, or the experiment's own."""
+        name = side.name if side else ""
+        if name not in self._places:
+            self._places[name] = Layout(self.slug, name).progress(self.repo)
+        return self._places[name]
 
     def stage(self, revision: str, beside: Sequence[str], message: str) -> str:
         self._staged_on, tree = self._tip, objects.tree_of(self.repo, revision)
@@ -82,11 +116,15 @@ class CandidateLines(Store):
         self.restore(self._tip)
 
     def forget_candidates(self, last: int) -> None:
-        for name, oid in refs.list_refs(self.repo, self.layout.candidates).items():
-            number = epoch_number(name.rpartition("/")[2].partition("-")[0])
-            if number is not None and number <= last:
-                refs.delete_ref(self.repo, name, oid)
+        lines = f"{self.layout.candidates}/"
+        for name in refs.names_in(self.repo, lines):
+            number = epoch_number(name.partition("-")[0])
+            if number is None or number > last or name.endswith(".lock"):
+                continue
+            if (oid := refs.read_ref(self.repo, lines + name)) is not None:
+                refs.delete_ref(self.repo, lines + name, oid)
         self._others.clear()
+        self._places.clear()
         folder = self.layout.beside(self.repo)
         for path in (*folder.glob("*.lock"), *folder.glob("*.progress.jsonl")):
             number = epoch_number(path.name.partition("-")[0])
@@ -100,11 +138,13 @@ class CandidateLines(Store):
         commits.create_tag(self.repo, self.layout.tag_name(epoch, number), revision, message)
 
     def progress_of(self, side: Side) -> tuple[list[ProgressNote], list[LlmRecord]]:
-        place = Layout(self.slug, side.name).progress(self.repo)
-        if not place.exists():
+        place = self._place_of(side)
+        try:
+            there = place.stat()
+        except FileNotFoundError:
             return [], []
         # Each candidate asks for those of all others.
-        stamp = place.stat().st_size, place.stat().st_mtime_ns
+        stamp = there.st_size, there.st_mtime_ns
         if self._others.get(side.name, ((), ()))[0] != stamp:
             self._others[side.name] = stamp, ProgressFile(place).read(Record)
         found = self._others[side.name][1]

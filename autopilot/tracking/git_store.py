@@ -91,7 +91,7 @@ class GitStore(CandidateLines):
         self._staged: tuple[str, dict[str, Entry]] = ("", {})
         self.progress_file = ProgressFile(self.layout.progress(self.repo))
         self._index: Index | None = None
-        self._others = {}
+        self._others, self._places = {}, {}
 
     # --- opening -------------------------------------------------------------------------------
 
@@ -130,6 +130,7 @@ class GitStore(CandidateLines):
             start = commits.commit(self.repo, tree=tree, parents=[base], message=text)
             self.journal.write(start, [manifest])
             refs.create_ref(self.repo, self.layout.branch, start, "autopilot: start")
+            self._start = start
         except BaseException:
             self.close()
             raise
@@ -149,6 +150,7 @@ class GitStore(CandidateLines):
             self._refuse_checked_out()
             self._tip, self._tip_tree = tip, objects.tree_of(self.repo, tip)
             start, branch = self.journal.start(), self.layout.branch_name
+            self._start = start or ""
             # The index was made from the branch down to its first commit: no need to walk there.
             known = start is None or self.index().start == start
             if start is not None and not known and not is_ancestor(self.repo, start, tip):
@@ -168,6 +170,7 @@ class GitStore(CandidateLines):
 
     def close(self) -> None:
         self.progress_file.close()
+        self._start = ""
         self._lock.release()
 
     def abandon(self) -> None:
@@ -235,7 +238,7 @@ class GitStore(CandidateLines):
 
     @property
     def start(self) -> str:
-        return self.journal.start() or super().start
+        return self._start or self.journal.start() or super().start
 
     def newest(self) -> Iterator[Revision]:
         base = "".join(commits.read_commit(self.repo, self.start).parents[:1])
@@ -254,10 +257,6 @@ class GitStore(CandidateLines):
         return objects.diff_text(self.repo, self.revision(old), self.revision(new))
 
     # --- records and tags ----------------------------------------------------------------------
-
-    def annotate(self, revision: str, records: Sequence[Record]) -> None:
-        wait_for_prune(self.repo)
-        self.journal.write(revision, records)
 
     def records(self, kind: type[R]) -> list[tuple[str, R]]:
         found = self.journal.read(kind, self.journal.line(self.tip))

@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import threading
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
@@ -49,13 +49,19 @@ class Journal:
 
         A record whose id is there already takes its place.
         """
-        by_kind: dict[str, list[Record]] = {}
-        for record in records:
-            by_kind.setdefault(record.kind, []).append(record)
-        for kind, group in by_kind.items():
-            edit = _merge({record.id: encode(record) for record in group})
-            message = f"autopilot({self.layout.slug}): {kind} of epoch {group[0].epoch}"
-            self._notes[kind].write({commit: edit}, message)
+        self.write_all((commit, record) for record in records)
+
+    def write_all(self, noted: Iterable[tuple[str, Record]]) -> None:
+        """Adds records to the notes of their commits, all of a kind at once."""
+        kinds: dict[str, dict[str, dict[str, bytes]]] = {}
+        epoch = 0
+        for commit, record in noted:
+            lines = kinds.setdefault(record.kind, {}).setdefault(commit, {})
+            lines[record.id], epoch = encode(record), record.epoch
+        for kind, by_commit in kinds.items():
+            message = f"autopilot({self.layout.slug}): {kind} of epoch {epoch}"
+            edits = {commit: _merge(lines) for commit, lines in by_commit.items()}
+            self._notes[kind].write(edits, message)
 
     def read(self, kind: type[R], line: Container[str] | None = None) -> Iterator[tuple[str, R]]:
         """All records of a class with the commits that they are on; repeated ids count once.

@@ -7,7 +7,8 @@ import pygit2
 import pytest
 
 from autopilot.core.parameter import Parameter, PathParameter
-from autopilot.core.records.record import Event, Manifest, ProgressNote, StepRecord
+from autopilot.core.records.record import Event, Lesson, Manifest, ProgressNote, StepRecord
+from autopilot.core.store import Side
 from autopilot.errors import (
     ExperimentError,
     LockHeldError,
@@ -350,11 +351,45 @@ def test_an_experiment_that_branches_off_works_where_its_origin_does(demo):
 
 def test_what_no_ref_has_yet_is_made_after_a_prune(store, monkeypatch):
     waited = []
-    monkeypatch.setattr("autopilot.tracking.git_store.wait_for_prune", waited.append)
+    for file in ("git_store", "candidates"):
+        monkeypatch.setattr(f"autopilot.tracking.{file}.wait_for_prune", waited.append)
     store.state()
     store.rollback(store.start, "back")
     store.annotate(store.start, [Event(id="started-1", name="started")])
     assert waited == [store.repo] * 3
+
+
+def test_records_of_several_revisions_are_one_notes_commit_a_kind(top, store):
+    def written():
+        found = git(top, "for-each-ref", "--format=%(refname)", "refs/notes/autopilot/demo/memory")
+        return found and git(top, "rev-list", "--count", found)
+
+    made = [store.start, store.commit(store.state(), "second", [])]
+    with store.together():
+        for number, revision in enumerate(made, 1):
+            store.annotate(
+                revision,
+                [Lesson(epoch=1, id=f"1-c{number}", strategy=f"s{number}", outcome="kept")],
+            )
+        assert not written()
+    assert written() == "1"
+    kept = {(at, each.strategy) for at, each in store.records(Lesson)}
+    assert kept == {(made[0], "s1"), (made[1], "s2")}
+    with pytest.raises(OSError, match="broken"), store.together():
+        store.annotate(made[0], [Lesson(epoch=2, id="2-c1", strategy="s3", outcome="kept")])
+        raise OSError("broken")
+    store.annotate(made[1], [])
+    assert written() == "1"
+
+
+def test_the_lines_of_judged_candidates_go_whatever_a_killed_git_left(top, store):
+    for number in (1, 2):
+        store.enter(Side(number, 1, store.start))
+    store.enter(None)
+    folder = top / ".git/refs/autopilot/demo/candidates"
+    (folder / "1-2.lock").touch()
+    store.forget_candidates(1)
+    assert sorted(each.name for each in folder.iterdir()) == ["1-2.lock", "2-1"]
 
 
 def test_a_name_that_was_used_before_is_refused(top, store):
