@@ -47,8 +47,8 @@ if _MEMORY.is_dir() and "PYTEST_DEBUG_TEMPROOT" not in os.environ:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Half again as many as processors: most of its time, a test waits for other processes."""
-    return (os.cpu_count() or 2) * 3 // 2
+    """More than processors: half of its time, a test waits for limits, and for other processes."""
+    return (os.cpu_count() or 2) * 5 // 2
 
 
 def pytest_xdist_make_scheduler(

@@ -57,7 +57,8 @@ def kills(
     # Shown if the test fails.
     print(f"AUTOPILOT_KILLS_SEED={seed} AUTOPILOT_KILLS={moments}, {who}")
     chance, killed, numbers = random.Random(seed), 0, numbers or count(1)
-    linked = 1  # worktrees, with the checkout
+    # Worktrees, with the checkout; one may be left from kills of another kind, see below.
+    linked = len(place.git("worktree", "list").splitlines())
     while killed < moments:
         number = next(numbers)
         slug, delay_s = f"{who}-{number}", chance.uniform(0.02, duration_s)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import threading
 from collections import Counter
 
 import pytest
@@ -16,6 +17,7 @@ from autopilot.ai.judge import Judge
 from autopilot.ai.model.recording import request_key
 from autopilot.ai.steps import PythonStep
 from autopilot.cli.main import AutoPilotCLI
+from autopilot.engine import supervisor
 
 PARTS = """\
 from pydantic import BaseModel
@@ -189,11 +191,14 @@ def test_a_budget_of_dollars_needs_a_price_and_a_budget_of_time_ends(inside, par
     assert "$0.24" in inside("judge", "summarize", "verdicts.jsonl")[1]
 
 
-def test_ctrl_c_says_how_to_go_on(inside, serve) -> None:
+def test_ctrl_c_says_how_to_go_on(inside, serve, monkeypatch) -> None:
+    heard = threading.Event()
+    monkeypatch.setattr(supervisor, "_listeners", [heard.set])
+
     def interrupting(request: Received) -> Reply:
         if server.count == 5:
             os.kill(os.getpid(), signal.SIGINT)
-        return script(request)
+        return script(request).after(heard.wait) if server.count >= 5 else script(request)
 
     server = serve(interrupting)
     code, out, _ = inside("generate", "run", "parts.py", "-n", "40", "-o", "d", "--json")
