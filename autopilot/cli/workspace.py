@@ -195,7 +195,6 @@ def doctor_workspace(context: Context) -> int:
         command = [sys.executable, "-P", "-m", "autopilot", "-C", str(workspace), "--json"]
         done = run_process(
             [*command, "project", "doctor", project.name],
-            stdin="",
             folder=workspace,
             timeout_s=_TIMEOUT_S,
             hint="see that Python runs",

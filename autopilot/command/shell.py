@@ -111,7 +111,6 @@ def run_shell(command: str, variables: Mapping[str, str], timeout_s: float | Non
     try:
         finished = finish(
             ["sh", "-c", command],
-            stdin="",
             folder=Path.cwd(),
             timeout_s=limit,
             hint="a run without Python needs a POSIX shell",

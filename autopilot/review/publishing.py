@@ -222,9 +222,7 @@ class PullRequest:
         if self.program != "gh":
             command += ["--description", self.body.read_text(encoding="utf-8")]
         hint = f"install {self.program}"
-        return run_process(
-            command, stdin="", folder=folder, timeout_s=_TIMEOUT_S, hint=hint, env=for_git()
-        )
+        return run_process(command, folder=folder, timeout_s=_TIMEOUT_S, hint=hint, env=for_git())
 
 
 def program_for(repo: Repository, remote: str) -> str:

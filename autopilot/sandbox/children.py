@@ -254,7 +254,6 @@ class Children(Watcher):
         try:
             done = run_process(
                 [*python, "-c", code, self._top, *self._names],
-                stdin="",
                 folder=Path(program.folder),
                 timeout_s=_PROBE_S,
                 hint="",

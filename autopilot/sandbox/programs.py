@@ -136,32 +136,18 @@ class _Heard:
             run.experiment.progress.note_said(run.epoch, run.step_number, text)
 
 
-def run_process(
-    command: Sequence[str],
-    *,
-    stdin: str,
-    folder: Path | None,
-    timeout_s: float,
-    hint: str,
-    env: Mapping[str, str] | None = None,
-) -> Finished:
+def run_process(command: Sequence[str], *, timeout_s: float, **how: Any) -> Finished:
     """Runs a program to its end, as `finish`; one that is too long about it is an error.
+
+    Args:
+        how: See `finish`: `folder`, `hint`, `stdin`, `env`.
 
     Raises:
         AgentTimeoutError: it took too long, or wrote a gibibyte.
         AgentNotFoundError: there is no such program.
         AgentError: it cannot be started.
     """
-    finished = finish(
-        command,
-        stdin=stdin,
-        folder=folder,
-        timeout_s=timeout_s,
-        hint=hint,
-        env=env,
-        most=_ENDLESS,
-        heard=_Heard(),
-    )
+    finished = finish(command, timeout_s=timeout_s, most=_ENDLESS, heard=_Heard(), **how)
     if finished.ended_by == "output":
         raise AgentTimeoutError(
             f"{Path(command[0]).name} wrote {_ENDLESS >> 20} MiB without an end and was ended",
@@ -178,10 +164,10 @@ def run_process(
 def finish(
     command: Sequence[str],
     *,
-    stdin: str,
-    folder: Path | None,
     timeout_s: float,
     hint: str,
+    stdin: str = "",
+    folder: Path | None = None,
     env: Mapping[str, str] | None = None,
     kept: int = _LAST,
     most: int = _MOST,

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from autopilot.core.records.message import EXPERIMENT, epoch_number, epoch_tag, trailer
@@ -33,7 +32,6 @@ _PART = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _LONGEST, _REVERT = 240, "-revert"
 
 
-@dataclass(frozen=True, slots=True)
 class Layout:
     """The names that belong to an experiment.
 
@@ -42,6 +40,19 @@ class Layout:
         side: The candidate whose line of commits and progress it is, as "7-2"; "" is the
             experiment's own.
 
+    Attributes:
+        branch: The experiment branch, or the ref of a candidate of the epoch in progress.
+        branch_name: The experiment branch as git's commands take it.
+        review: The branch for a pull request.
+        review_name: The branch for a pull request as git's commands take it.
+        tags: The beginning of the full names of the epochs' tags.
+        snapshots: The beginning of the full names of the refs of checkout snapshots.
+        candidates: The beginning of the full names of the refs of candidates; local, for an epoch.
+        workers: The beginning of the full names of refs of an origin that workers fetch, for a
+            while.
+        incoming: The beginning of the full names of refs that are fetched to be looked at, for a
+            while.
+
     Raises:
         SlugError: the slug is malformed.
 
@@ -49,35 +60,18 @@ class Layout:
     'refs/heads/autopilot/fix-1'
     """
 
-    slug: str
-    side: str = ""
-
-    def __post_init__(self) -> None:
-        if (why := _fault(self.slug)) is not None:
+    def __init__(self, slug: str, side: str = "") -> None:
+        if (why := _fault(slug)) is not None:
             raise SlugError(
-                f"{cut_middle(self.slug, 80)!r} cannot be an experiment's name{why}",
+                f"{cut_middle(slug, 80)!r} cannot be an experiment's name{why}",
                 hint="use small letters, digits, '.', '_' and '-', as in classifier-1",
             )
-
-    @property
-    def branch(self) -> str:
-        """The experiment branch, or the ref of a candidate of the epoch in progress."""
-        return f"{self.candidates}/{self.side}" if self.side else f"{BRANCHES}{self.slug}"
-
-    @property
-    def candidates(self) -> str:
-        """The beginning of the full names of the refs of candidates; local, for an epoch."""
-        return f"refs/autopilot/{self.slug}/candidates"
-
-    @property
-    def branch_name(self) -> str:
-        """The experiment branch as git's commands take it."""
-        return f"autopilot/{self.slug}"
-
-    @property
-    def tags(self) -> str:
-        """The beginning of the full names of the epochs' tags."""
-        return f"{TAGS}{self.slug}/"
+        self.slug, self.side, own = slug, side, f"refs/autopilot/{slug}"
+        self.branch_name, self.review_name = f"autopilot/{slug}", f"autopilot-review/{slug}"
+        self.tags, self.review = f"{TAGS}{slug}/", f"refs/heads/{self.review_name}"
+        self.snapshots, self.candidates = f"{own}/snapshots", f"{own}/candidates"
+        self.workers, self.incoming = f"{own}/workers", f"{own}/theirs"
+        self.branch = f"{self.candidates}/{side}" if side else f"{BRANCHES}{slug}"
 
     def tag_name(self, epoch: int, candidate: int = 0) -> str:
         """The tag of an epoch, or of a candidate that stays, as git's commands take it."""
@@ -88,34 +82,9 @@ class Layout:
         return f"{NOTES}{self.slug}/{kind}"
 
     @property
-    def snapshots(self) -> str:
-        """The beginning of the full names of the refs of checkout snapshots."""
-        return f"refs/autopilot/{self.slug}/snapshots"
-
-    @property
-    def review(self) -> str:
-        """The branch for a pull request."""
-        return f"refs/heads/{self.review_name}"
-
-    @property
-    def review_name(self) -> str:
-        """The branch for a pull request as git's commands take it."""
-        return f"autopilot-review/{self.slug}"
-
-    @property
     def revert(self) -> Layout:
         """The names for taking a promotion back: its review branch."""
         return Layout(f"{self.slug}{_REVERT}")
-
-    @property
-    def workers(self) -> str:
-        """The beginning of the full names of refs of an origin that workers fetch, for a while."""
-        return f"refs/autopilot/{self.slug}/workers"
-
-    @property
-    def incoming(self) -> str:
-        """The beginning of the full names of refs that are fetched to be looked at, for a while."""
-        return f"refs/autopilot/{self.slug}/theirs"
 
     def namespaces(self) -> list[str]:
         """Everything that only this experiment's holder writes."""
