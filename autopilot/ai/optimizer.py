@@ -234,9 +234,8 @@ class AgentOptimizer(Optimizer):
         if broken := self._constrained.broken():
             return f"it breaks a rule. {broken}."
         # In a run the experiment knows the states of all sessions; by hand, only this object does.
-        epoch = run.experiment.epoch_of_present_state() if run is not None else None
-        if epoch is not None:
-            return f"it leads to the state of epoch {epoch}, which was judged before."
+        if run is not None and (judged := run.experiment.judged_before()):
+            return f"it leads to the state of {judged}, which was judged before."
         if run is None and state in self._tried:
             return "exactly this edit was made before."
         self._tried.add(state)

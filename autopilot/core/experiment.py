@@ -128,14 +128,11 @@ class Experiment(InProgress):
         """The present state as an earlier epoch measured it, if one did."""
         return self.known(self.now.state, self.now.steps, self.now.origin)
 
-    def epoch_of_present_state(self) -> int | None:
-        """The epoch that measured every item in the present state, or was refused; None if none."""
-        known = self.measured(self.store.state())
-        if known is None:
-            return None
-        record = self.record_of(known.number)
-        is_final = not record.unmeasured and self.stands(record, self.now.origin)
-        return known.number if is_final else None
+    def judged_before(self) -> str:
+        """The title of the epoch, or its candidate, whose verdict on the present state stands."""
+        known = self.measurement(self.store.state())
+        is_final = known and not known.unmeasured and self.stands(known, self.now.origin)
+        return known.title if known and is_final else ""
 
     # --- opening -------------------------------------------------------------------------------
 
@@ -417,12 +414,15 @@ class Experiment(InProgress):
         )
         if tried:
             record = of_search(record, self.now, tried)
+            if self.trees_before is not None:
+                record = replace(record, trees=tuple(self.trees_before.get(epoch, ())))
         if is_joined := any(attempt.changed for attempt in tried):
             onto = self.now.revision if decision.kept else self.revision_of(self.best_epoch)
             beside = [attempt.revision for attempt in tried if attempt.changed]
             self.store.stage(onto, beside, message.search_message(self.slug, record))
         revision = self.store.tip
-        passes = [("val", items, number) for number, items in enumerate(self.now.passes)]
+        found = self.now.passes or self._passes_known(known)
+        passes = [("val", items, number) for number, items in enumerate(found)]
         measured = passes or [(split, items, 0) for split, items in self.now.items.items()]
         facts = self.now.facts
         self.store.annotate(revision, [trace_record(epoch, *x, facts) for x in measured])

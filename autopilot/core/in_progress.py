@@ -19,7 +19,13 @@ from autopilot.core.states import Results, val_record_on
 from autopilot.core.stepping import Guard
 from autopilot.core.store import Revision, Side, Store
 from autopilot.core.types import Cost, Datum, Metrics
-from autopilot.core.writing import lesson_of, recorded_passes, trace_record, val_record
+from autopilot.core.writing import (
+    lesson_of,
+    recorded_passes,
+    trace_record,
+    unmeasured_in,
+    val_record,
+)
 
 
 @dataclass
@@ -112,6 +118,12 @@ class Draft:
         """Whether a step changed the parameters."""
         return any(step.changed for step in self.steps)
 
+    @property
+    def measured(self) -> str:
+        """Its state, if it has a result of its own for each val item; else ""."""
+        is_whole = self.is_new and not unmeasured_in(self.items.get("val", ()))
+        return self.state if is_whole and self.changed else ""
+
 
 class InProgress(History):
     """The part of an experiment that knows its epoch in progress.
@@ -126,6 +138,8 @@ class InProgress(History):
         recorded: Of a run that is repeated: its record, which no noise has changed.
         measured_before: Of a run that is repeated: gives what was recorded of a state, by epoch and
             the number of the candidate, 0 for the epoch's own.
+        trees_before: Of a run that is repeated: `MetricsRecord.trees` of each epoch. Where an older
+            version did not record them, later epochs measured these states, too.
         repeat: How often each val item is measured.
         died: What ended its process before; noted when it is taken up.
         is_guest: Another process holds the experiment; this one works on a candidate alone.
@@ -141,6 +155,7 @@ class InProgress(History):
     objectives: Mapping[str, str] = {}  # never changed
     recorded: Past | None
     measured_before: Callable[[int, int], Results | None] | None = None
+    trees_before: Mapping[int, Sequence[str]] | None = None
     repeat: int
     died: list[Death]
     is_guest: bool
@@ -159,9 +174,18 @@ class InProgress(History):
     def _passes_of(self, epoch: int) -> list[list[Datum]]:
         record = self.record_of(epoch)
         # An edit that was taken back leaves a state that an earlier epoch measured.
-        measured = epoch if record.reused is None else record.reused
-        passes = recorded_passes(self.store.records_on, self.revision_of(measured), "val", measured)
-        return passes[: record.repeat]
+        at = self.revision_of(record.measured)
+        return recorded_passes(self.store.records_on, at, "val", record.measured)[: record.repeat]
+
+    def _passes_known(self, known: KnownState | None) -> list[list[Datum]]:
+        """The results of an earlier candidate, which stand in each epoch that comes to its state.
+
+        So whoever reads an epoch's results need not know of another epoch's candidates.
+        """
+        if known is None or known.epoch is None or not known.candidate:
+            return []
+        at = self.record_of(known.epoch).revisions[known.candidate - 1]
+        return recorded_passes(self.store.records_on, at, "val", known.epoch)
 
     def view(self, epoch: int, metrics: Metrics, monitor: str, mode: str, cost: Cost) -> EpochView:
         """An epoch for its policy."""
@@ -292,7 +316,7 @@ class InProgress(History):
                 best_epoch=epoch.best_epoch,
                 spent=epoch.spent,
             )
-            numbered = enumerate(attempt.passes)
+            numbered = enumerate(attempt.passes or self._passes_known(attempt.known))
             traces = [trace_record(number, "val", x, n, attempt.facts) for n, x in numbered]
             attempt.record, own_records = record, [*traces, record] if attempt.changed else []
             self.store.annotate(place, attempt.calls)
@@ -330,6 +354,7 @@ def of_search(record: MetricsRecord, attempt: Draft, tried: Sequence[Draft] = ()
         record,
         candidate=attempt.place.number,
         revisions=tuple(each.revision if each.changed else "" for each in tried),
+        trees=tuple("" if each is attempt else each.measured for each in tried),
         stay=tuple(number for number, each in enumerate(tried, 1) if each.stays),
         origin=attempt.origin,
         merged_with="".join(side.second for side in sides),

@@ -142,7 +142,7 @@ class SearchLoop(EpochLoop):
             train = self._merge(fit, attempt.side)
         else:
             train = self.learn_from_val(fit) if fit.train is None else self.train(fit)
-        attempt.known = fit.refused or fit.experiment.known_state() or _unchanged(fit, attempt)
+        attempt.known = fit.refused or _unchanged(fit, attempt) or fit.experiment.known_state()
         # One that was screened was compared with the state that it was made from alone.
         same = (each for each in tried if each.state == attempt.state and not each.is_screened)
         attempt.twin = next(same, None)
@@ -331,7 +331,8 @@ def _unchanged(fit: Fit, attempt: Draft) -> KnownState | None:
     metrics, _, epoch = fit.experiment.val_before()
     errors = tuple(step.error for step in attempt.steps if step.error)
     outcome: EpochOutcome = "failed" if errors else "unchanged"
-    return KnownState(epoch, metrics, outcome, errors or ("the optimizer changed nothing",))
+    reasons, number = errors or ("the optimizer changed nothing",), attempt.origin.split("-c")[1]
+    return KnownState(epoch, metrics, outcome, reasons, int(number))
 
 
 def _view(fit: Fit, attempt: Draft) -> EpochView:

@@ -131,6 +131,7 @@ def val_record(
         summary="; ".join(step.summary for step in steps if step.summary),
         outcome=known.outcome if known else "kept" if kept else "rejected",
         reused=known.epoch if known else None,
+        reused_candidate=known.candidate if known else 0,
         cost=view.cost,
         spent=history.spent + view.cost,
         unmeasured=unmeasured_in(view.items),

@@ -126,13 +126,14 @@ class RecordedResults(Known):
         for slug, tip in [(x, y) for x, y, content in self._listed if state.encode() in content]:
             notebook = Notebook(self._store.repo, slug, tip)
             for row in notebook.index.epochs.with_text(state):
-                other = self._other(notebook) if row.tree == state and not row.is_repeated else None
-                if other is None:
+                if (other := self._other(notebook)) is None:
                     continue
-                inputs = dict[str, str]()
-                for record in notebook.journal.read_on(row.revision, MetricsRecord):
+                inputs, read = dict[str, str](), notebook.journal.read_on
+                places = {} if row.is_repeated else {row.tree: row.revision}
+                for record in read(row.revision, MetricsRecord):
                     inputs |= record.inputs
-                for trace in notebook.journal.read_on(row.revision, TraceRecord):
+                    places |= record.beside
+                for trace in read(places[state], TraceRecord) if state in places else ():
                     if trace.epoch == row.number:
                         yield other, trace, inputs
 

@@ -159,15 +159,15 @@ class Replay:
 
     def _measure(self, measurer: Measurer, number: int) -> _Measured:
         judged, started = self.judged[number], time.monotonic()
-        reused = judged.record.reused
         splits = [split for split in ("val", "test") if judged.metrics.get(split)]
         found: Measurement | AutopilotError
         if number == self.chosen[-1]:
             measurer.renew()  # else a cache of the evaluator's could answer for every state
         try:
             # A measurement that was taken over from an earlier epoch had that epoch's seed.
-            epoch = number if reused is None else reused
-            state = self.judged[epoch].record.candidate_state if epoch in self.judged else ""
+            epoch = number if judged.record.reused is None else judged.record.reused
+            known = self.judged.get(epoch)
+            state = judged.record.tree if known and known.record.candidate else ""
             commit = judged.record.commit or judged.commit
             found = measurer.measure(commit, splits, epoch=epoch, state=state)
             if measurer.is_used and self._compare(number, judged, found)[0]:

@@ -141,6 +141,7 @@ def _rerun(task: RerunTask, say: Say, child: Child) -> None:
     experiment.people.load(notebook.events, notebook.index.wishes, notebook.journal.read_on)
     experiment.known_noise = notebook.noise
     experiment.recorded, experiment.measured_before = notebook, notebook.measured
+    experiment.trees_before = {row.number: row.trees for row in notebook.index.epochs}
     store.bind(bench.module.parameters())
     take_over(experiment, child, store.files, options.fresh or bench.module.fresh)
     ItemLimits.of(options, bench.module).hold_on(child.board)

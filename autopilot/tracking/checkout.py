@@ -88,6 +88,9 @@ class Checkout:
             for number, commit in ((e.number, notebook.after(e.number)) for e in notebook.epochs)
             if objects.tree_of(self.repo, commit) == present
         ]
+        for of in [epoch.record for epoch in notebook.epochs if present in epoch.record.beside]:
+            title = f"candidate {of.trees.index(present) + 1} of epoch {of.epoch}"
+            found.append(ParameterState(of.beside[present], title, of.epoch))
         every = snapshots(self.repo, notebook.layout)
         kept = [c for c in every if not self.differs_from(c.id)]
         return found + [ParameterState(c.id, f"snapshot {c.id[:7]}") for c in kept]

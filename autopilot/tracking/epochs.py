@@ -48,8 +48,7 @@ class Epoch:
     @property
     def title(self) -> str:
         """The epoch in words: "epoch 7", or "candidate 2 of epoch 7"."""
-        own = f"candidate {self.record.candidate} of " if self.record.is_candidate else ""
-        return f"{own}epoch {self.number}"
+        return self.record.title
 
     @property
     def number(self) -> int:
@@ -69,7 +68,7 @@ class Epoch:
     @property
     def measured(self) -> int:
         """The epoch whose results are its own: an earlier one of the same state, or itself."""
-        return self.number if self.record.reused is None else self.record.reused
+        return self.record.measured
 
     @property
     def delta(self) -> float | None:

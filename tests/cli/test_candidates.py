@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from kills import check_no_process, family, send_kill
+from waiting import wait_for
 
+from autopilot.core.records.index import Index
 from tests.cli.test_kill import finished, game
 
 if TYPE_CHECKING:
@@ -134,6 +136,111 @@ def test_a_search_in_git_is_read_shared_and_reviewed(place: Place, tmp_path: Pat
     assert git("diff", "autopilot-review/demo", branch) == ""
 
 
+# What lost in epoch 1, beside the candidate that is kept, is what all later ones come to. Each
+# evaluation is a line of a file, and draws by chance; from epoch 2 on, steps wait while `wait` is.
+BACK = """\
+import random, time
+from pathlib import Path
+
+from autopilot import AutoPilotModule, DataLoader, Datum, Optimizer, PathParameter, Step
+
+BESIDE = Path({beside!r})
+
+
+class Back(Optimizer):
+    def step(self):
+        (x,), level = self.parameters, int(self.parameters[0].read_text())
+        while level > 1 and (BESIDE / "wait").exists():
+            (BESIDE / "ready").touch()
+            time.sleep(0.01)
+        x.write_text("2" if level > 1 or self.proposal[0] == 1 else "3")
+        return Step("back", "back")
+
+
+class Levels(AutoPilotModule):
+    def __init__(self):
+        super().__init__()
+        self.x = PathParameter("x.txt")
+
+    def forward(self, batch):
+        level, luck = int(self.x.read_text()), random.random()
+        with open(BESIDE / "seen", "a") as seen:
+            seen.write(f"{{level}}\\n")
+        passed = [level > item.metadata["at"] for item in batch.items]
+        return Datum(items=[Datum(success=each, metrics={{"luck": luck}}) for each in passed])
+
+    def configure_optimizers(self):
+        return Back(self.parameters())
+
+    def val_dataloader(self):
+        return DataLoader([{{"id": f"i{{at}}", "at": at}} for at in range(1, 6)], 5)
+"""
+_RUN = ("run", "back.py", "--proposals", "2", "--seed", "3", "--max-epochs")
+
+
+@pytest.fixture
+def back(place: Place) -> Place:
+    place.write("back.py", BACK.format(beside=str(place.top.parent)))
+    place.commit()
+    return place
+
+
+def lost_again(place: Place, slug: str) -> list[Any]:
+    """The scores of each epoch, and of those that have another's results, whose these are."""
+    records = [r for r in place.judged(slug) if "revisions" in r or not r["epoch"]]
+    return [(r["metrics"], r.get("reused"), r.get("reused_candidate", 0)) for r in records]
+
+
+def test_a_state_that_lost_is_not_measured_again(back: Place) -> None:
+    place, beside = back, back.top.parent
+    place.run(*_RUN, "3", "-e", "whole")
+    scores = lost_again(place, "whole")
+    assert [whose for _, *whose in scores] == [[None, 0], [None, 0], [1, 1], [1, 1]]
+    of_loser = next(r for r in place.judged("whole") if r["id"] == "1-c1-val")
+    assert of_loser["verdict"] == "rejected"
+    assert scores[2][0] == scores[3][0] == of_loser["metrics"] != scores[1][0]
+    assert place.read("../seen").split().count("2") == 1
+
+    # Another run, of which all processes are killed, goes on in the same way, without its index.
+    (beside / "wait").touch()
+    process = place.start(*_RUN, "3", "-e", "other", "--no-cache")
+    wait_for((beside / "ready").exists)
+    for pid in [process.pid, *family(process.pid)]:
+        send_kill(pid)
+    place.finish(process)
+    (beside / "wait").unlink()
+    index = place.top / ".git/autopilot/other.index"
+    index.unlink(missing_ok=True)
+    place.run("resume", "other")
+    assert lost_again(place, "other") == scores
+    assert place.read("../seen").split().count("2") == 2
+    place.run("log", "other")
+    kept = index.read_bytes()
+    index.unlink()
+    place.run("log", "other")
+    assert Index.decode(index.read_bytes()) == Index.decode(kept)
+
+    shown = place.call("show", "2", "-e", "whole").out
+    assert "the same state as candidate 1 of epoch 1 (rejected), not evaluated again" in shown
+    assert "val items: 4 of 5 failed; against epoch 1: 0 fixed, 1 broken" in shown
+    assert place.call("show", "2", "-e", "whole", "--json").document["reused_candidate"] == 1
+    for level in ("metrics", "full"):
+        place.run("replay", "whole", "--level", level, "--epochs", "0-3", "--tolerance", "luck=0")
+
+
+def test_what_an_older_version_measured_twice_is_measured_twice_in_a_replay(back: Place) -> None:
+    older = "if (BESIDE / 'older').exists():\n    in_progress.Draft.measured = ''"
+    back.change(
+        "back.py",
+        ("class Back", f"from autopilot.core import in_progress\n\n{older}\n\n\nclass Back"),
+    )
+    (back.top.parent / "older").touch()
+    back.run(*_RUN, "2", "-e", "older")
+    assert [whose for _, *whose in lost_again(back, "older")] == [[None, 0]] * 3
+    (back.top.parent / "older").unlink()
+    back.run("replay", "older", "--level", "full", "--tolerance", "luck=0")
+
+
 LETTERS = """\
 import time
 
@@ -188,6 +295,7 @@ def test_states_that_stay_are_named_as_epochs_are(place: Place, tmp_path: Path) 
         assert "(tag: autopilot/demo/epoch-0001-c2)" in shown.out and "add b" in shown.out, shown
     place.call("store", "checkout", "demo", "epoch-0001-c3")
     assert place.read("x.txt") == "c"
+    assert "as in candidate 3 of epoch 1" in place.call("store", "status", "demo").out
     assert "-b\n" in place.call("diff", "demo", "epoch-0001-c2", "epoch-0001-c3").out
     git("checkout", "--quiet", "x.txt")
     planned = place.call("promote", "plan", "demo", "epoch-0001-c2", "--into", "main").out

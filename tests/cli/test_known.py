@@ -166,9 +166,11 @@ def test_candidates_know_what_others_measured_and_links_count_by_content(place):
     place.run(*search, "-e", "warm", "--seed", "5")
     place.run(*search, "-e", "cold", "--seed", "5", "--no-cache")
     assert facts(place, "warm") == facts(place, "cold")
-    # The best candidate of an epoch stands for it; those beside it are measured.
+    # Those beside the best candidate of an epoch are known, too.
     expected = [(0, "test"), (0, "val"), (1, "val"), (2, "test"), (2, "val")]
     assert [key[:2] for key in known(place, "warm")] == expected
+    costs = [r["cost"] for r in place.judged("warm") if "revisions" in r or not r["epoch"]]
+    assert [(each["evaluations"], each["known"]) for each in costs] == [(5, 5), (5, 10), (5, 10)]
     # A file that nothing has read yet may be read now.
     place.write("data/more.txt", "x\n")
     place.run(*search, "-e", "more")

@@ -23,6 +23,7 @@ from autopilot.core.loop import EpochLoop
 from autopilot.core.records.message import epoch_tag
 from autopilot.core.records.record import MetricsRecord, StepRecord, TraceRecord
 from autopilot.core.rules import Rule, RuleOptimizer
+from autopilot.core.screening import CheapGates
 from autopilot.core.search import SearchLoop
 from autopilot.core.selection import FrontierSelection, Selection, selection
 from autopilot.core.store import InMemoryStore
@@ -89,8 +90,13 @@ class Letter(Optimizer):
 
 
 class LetterOnce(Letter):
+    told = []  # noqa: RUF012
+
     def step(self):
         return Step() if self.parameters[0].data else super().step()
+
+    def tell(self, record):
+        self.told.append(record)
 
 
 def test_a_candidate_that_changes_nothing_is_no_new_state_and_is_not_measured():
@@ -102,6 +108,10 @@ def test_a_candidate_that_changes_nothing_is_no_new_state_and_is_not_measured():
     assert len(set(made.origins)) == 4
     assert (made.stay, made.reasons) == ((), ("the optimizer changed nothing",))
     assert made.cost.evaluations == 4 * 4  # train
+    # Each has the results of what it started from.
+    records = [record for record in LetterOnce.told if record.epoch == 2]
+    assert [epoch_tag(r.reused, r.reused_candidate) for r in records] == list(made.origins)
+    assert {record.outcome for record in records} == {"unchanged"}
 
 
 def test_candidates_that_no_other_dominates_stay_and_are_started_from():
@@ -120,6 +130,111 @@ def test_candidates_that_no_other_dominates_stay_and_are_started_from():
     Trainer(experiment=experiment, loop=again).fit(module, max_epochs=4)
     known = [*loop._states.pool.states]
     assert [*again._states.pool.states][: len(known)] == known
+
+
+class Back(Optimizer):
+    """The second candidate wins once or twice; then both come to a state that lost beside it."""
+
+    nexts = {0: (1, 2), 2: (1, 3), 3: (1, 1)}  # noqa: RUF012
+
+    def step(self):
+        (level,) = self.parameters
+        level.data = self.nexts[level.data][self.proposal[0] - 1]
+        return Step(f"to {level.data}", "back")
+
+
+class Seen(Level):
+    """It knows what it evaluated; of level 1, no item is measured as often as is said."""
+
+    def __init__(self, outages=0):
+        super().__init__()
+        self.seen, self.outages = [], outages
+
+    def forward(self, batch):
+        if self.training:
+            return super().forward(batch)
+        level = self.level.data
+        self.seen.append(level)
+        self.outages -= level == 1
+        if level == 1 and self.outages >= 0:
+            return Datum(items=[Datum(unmeasured="the judge is away") for _ in batch.items])
+        return super().forward(batch)
+
+    def configure_optimizers(self):
+        return Back(self.parameters())
+
+
+def of_search(experiment):
+    """Epoch, candidate, outcome and whose results it has, of all candidates."""
+    records = [r for _, r in experiment.store.records(MetricsRecord) if r.is_candidate]
+    found = {(r.epoch, r.candidate): r for r in records}
+    return {key: (r.outcome, r.reused, r.reused_candidate) for key, r in sorted(found.items())}
+
+
+@pytest.mark.parametrize("last", [1, 2, 3])
+def test_a_state_that_lost_is_known_when_it_comes_again(last):
+    """In one session or two, whose second one knows the states from the records."""
+    experiment, seen = Experiment(InMemoryStore()), []
+    for epochs in (last, 3):
+        module = Seen()
+        Trainer(experiment=experiment, loop=SearchLoop(2)).fit(module, max_epochs=epochs)
+        seen += module.seen
+        experiment.close()
+    # Batches; the baseline is measured twice.
+    assert Counter(seen) == {0: 4, 1: 2, 2: 2, 3: 2}
+    lost = ("repeated", 1, 1)
+    assert of_search(experiment) == {
+        (1, 1): ("rejected", None, 0),
+        (1, 2): ("kept", None, 0),
+        (2, 1): lost,
+        (2, 2): ("kept", None, 0),
+        (3, 1): lost,
+        (3, 2): lost,
+    }
+    record, metrics = experiment.record_of(3), {"accuracy": 0.1}
+    assert (record.outcome, record.reused, record.reused_candidate, record.metrics) == (
+        *lost,
+        metrics,
+    )
+    assert record.reasons == (
+        "the same state as candidate 1 of epoch 1 (rejected), not evaluated again",
+    )
+    # The results of the state stand in each epoch.
+    assert [bool(tree) for tree in experiment.record_of(1).trees] == [True, False]
+    found, items = experiment.val_of(3)
+    assert (dict(found), [item.outcome for item in items]) == (
+        metrics,
+        ["passed"] + ["failed"] * 9,
+    )
+
+
+class SingleItems(Seen):
+    def train_dataloader(self):
+        return DataLoader([{"id": f"i{at}", "at": at} for at in range(10)], 1)
+
+    val_dataloader = train_dataloader
+
+
+def test_a_state_of_which_items_lack_a_result_is_measured_again(monkeypatch):
+    experiment, module = Experiment(InMemoryStore()), Seen(outages=1)
+    for last in (2, 3):
+        trainer = Trainer(experiment=experiment, loop=SearchLoop(2), max_wait_s=0)
+        trainer.fit(module, max_epochs=last)
+    found = of_search(experiment)
+    assert [found[epoch, 1] for epoch in (1, 2, 3)] == [
+        ("rejected", None, 0),
+        ("rejected", None, 0),
+        ("repeated", 2, 1),
+    ]
+    assert module.seen.count(1) == 4
+    # One that was stopped in a race was compared with another state.
+    monkeypatch.setattr(Back, "nexts", {0: (7, 8), 8: (1, 9), 9: (1, 10)})
+    experiment, module, loop = Experiment(InMemoryStore()), SingleItems(), SearchLoop(2)
+    loop.gates = CheapGates(race=True)
+    Trainer(experiment=experiment, loop=loop).fit(module, max_epochs=3)
+    found = of_search(experiment)
+    assert [found[epoch, 1] for epoch in (2, 3)] == [("raced", None, 0)] * 2
+    assert 0 < module.seen.count(1) < 20
 
 
 class Swap(Trade):

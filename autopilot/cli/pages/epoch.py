@@ -39,7 +39,7 @@ ODD_OUTCOMES: tuple[EpochOutcome, ...] = (
 _STEP = "step strategy summary rationale gradients error violations wishes cost"
 _EPOCH = "value delta metrics commit rollback"
 _RECORD = "outcome best best_epoch strategy summary reasons values reused cost restarts restarts_s "
-_RECORD += "candidate candidates origin"
+_RECORD += "candidate candidates origin reused_candidate"
 _EXAMPLES = 5
 _LEAST_TEXT = 12
 

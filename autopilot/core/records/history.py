@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 from operator import attrgetter
 from typing import overload
 
@@ -27,12 +26,14 @@ class KnownState:
     Args:
         epoch: That epoch; None: a person refused the state, and nothing measured it.
         outcome: The outcome of the new epoch that came to this state.
+        candidate: The number of its candidate that measured it; 0: it is the epoch's own state.
     """
 
     epoch: int | None
     metrics: Mapping[str, float]
     outcome: EpochOutcome
     reasons: tuple[str, ...]
+    candidate: int = 0
 
     @property
     def is_judged(self) -> bool:
@@ -76,15 +77,30 @@ class History:
         self.epochs.append(judged)
         self.kept |= judged.is_kept << judged.number
         self.most_evaluations = max(self.most_evaluations, judged.counted)
+        # What a candidate measured was not known before.
+        new = {*judged.trees} - {""}
         if _standing(self.measured(judged.tree), judged) is judged:
-            self._measured[judged.tree] = len(self.epochs) - 1
+            new.add(judged.tree)
+        self._measured |= dict.fromkeys(new, len(self.epochs) - 1)
 
     def measured(self, tree: str) -> Judged | None:
         """The epoch whose measurement of a state stands; None where there is none."""
         if tree in self._measured:
             return self.epochs[self._measured[tree]]
-        found = (judged for judged in self._earlier.with_text(tree) if judged.tree == tree)
-        return reduce(_standing, found, None)
+        found: Judged | None = None
+        for judged in self._earlier.with_text(tree):
+            if tree in (judged.tree, *judged.trees):
+                found = _standing(found, judged)
+        return found
+
+    def measurement(self, tree: str) -> MetricsRecord | None:
+        """The val record of the epoch, or of its candidate, whose measurement of a state stands."""
+        judged = self.measured(tree)
+        record = self.record_of(judged.number) if judged else None
+        if record is None or not (at := record.beside.get(tree)):
+            return record
+        epoch, own = record.epoch, self._read(at)
+        return next((r for r in own if r.is_candidate and r.epoch == epoch), None)
 
     def _keep(self, epoch: int, records: list[MetricsRecord]) -> list[MetricsRecord]:
         # Those that were used last; the baseline and the best one are, in every epoch.
@@ -182,10 +198,9 @@ class History:
         Args:
             origin: As of `stands`.
         """
-        judged = self.measured(state)
-        if judged is None:
+        known = self.measurement(state)
+        if known is None:
             return None
-        known = self.record_of(judged.number)
         outcome: EpochOutcome = "repeated"
         reasons = tuple(step.error for step in steps if step.error)
         if reasons:
@@ -195,9 +210,10 @@ class History:
         elif known.epoch == self.best_epoch and not any(step.changed for step in steps):
             reasons, outcome = ("the optimizer changed nothing",), "unchanged"
         else:
-            again = f"the same state as epoch {known.epoch} ({known.verdict}), not evaluated again"
+            again = f"the same state as {known.title} ({known.verdict}), not evaluated again"
             reasons = (again,)
-        return KnownState(known.epoch, known.metrics, outcome, reasons)
+        candidate = known.candidate if known.is_candidate else 0
+        return KnownState(known.epoch, known.metrics, outcome, reasons, candidate)
 
 
 def _standing(known: Judged | None, judged: Judged) -> Judged:

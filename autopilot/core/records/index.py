@@ -17,7 +17,7 @@ from autopilot.core.records.ledger import Spent
 from autopilot.core.records.record import Lesson, LlmRecord, MetricsRecord, Record, StepRecord
 
 T = TypeVar("T")
-_VERSION = 7
+_VERSION = 8
 # The classes of records that it is made from.
 INDEXED: tuple[type[Record], ...] = (MetricsRecord, StepRecord, Lesson, LlmRecord)
 
@@ -132,6 +132,7 @@ class Judged(NamedTuple):
         tree: The state that was measured.
         stay: The numbers of candidates that stay beside the best one.
         known: How many of its items had results before, or were not measured since it was rejected.
+        trees: The states that its other candidates measured, by their order; "" where one did not.
     """
 
     number: int
@@ -147,6 +148,7 @@ class Judged(NamedTuple):
     tree: str = ""
     stay: Sequence[int] = ()
     known: int = 0
+    trees: Sequence[str] = ()
 
     @property
     def counted(self) -> int:
@@ -170,6 +172,7 @@ class Judged(NamedTuple):
             tree=record.tree,
             stay=list(record.stay),
             known=record.cost.known + record.cost.saved,
+            trees=list(record.trees),
         )
 
 

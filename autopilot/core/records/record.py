@@ -263,6 +263,8 @@ class MetricsRecord(Record):
         outcome: As memory counts it.
         tree: The id of the parameters' state that was measured.
         reused: The earlier epoch whose measurement this is, since the state is the same.
+        reused_candidate: The candidate of that epoch that measured it, whose results are recorded
+            here, too; 0: it is that epoch's own state.
         inputs: Path to blob id of the other files that were read until then, in val and test.
         cost: The cost of this epoch.
         spent: The cost of the experiment so far.
@@ -282,6 +284,7 @@ class MetricsRecord(Record):
             epoch with several, the record is that of the best one.
         revisions: Of an epoch with several: the revision of each candidate, "" where it changed
             nothing.
+        trees: The state of each of these that measured all of val; "" for the others and the best.
         stay: The numbers of candidates that stay beside the best one, as states to start from.
         origin: The name of the state that the candidate started from, as "epoch-0003".
         origins: Of an epoch with several: that of each candidate.
@@ -307,6 +310,7 @@ class MetricsRecord(Record):
     outcome: EpochOutcome = "kept"
     tree: str = ""
     reused: int | None = None
+    reused_candidate: int = 0
     inputs: Mapping[str, str] = field(default_factory=dict)
     cost: Cost = Cost()
     spent: Cost = Cost()
@@ -323,6 +327,7 @@ class MetricsRecord(Record):
     known: str = ""
     candidate: int = 0
     revisions: tuple[str, ...] = ()
+    trees: tuple[str, ...] = ()
     stay: tuple[int, ...] = ()
     origin: str = ""
     origins: tuple[str, ...] = ()
@@ -350,6 +355,22 @@ class MetricsRecord(Record):
     def is_candidate(self) -> bool:
         """Whether it is the record of one of several candidates, not of an epoch."""
         return self.candidate > 0 and not self.revisions
+
+    @property
+    def title(self) -> str:
+        """The epoch in words: "epoch 7", or "candidate 2 of epoch 7"."""
+        own = f"candidate {self.candidate} of " if self.is_candidate else ""
+        return f"{own}epoch {self.epoch}"
+
+    @property
+    def measured(self) -> int:
+        """The epoch whose results are its own: an earlier one of the same state, or itself."""
+        return self.epoch if self.reused is None or self.reused_candidate else self.reused
+
+    @property
+    def beside(self) -> dict[str, str]:
+        """The states in `trees`, each with the revision of its candidate."""
+        return {tree: at for tree, at in zip(self.trees, self.revisions, strict=False) if tree}
 
     @property
     def candidate_state(self) -> str:
