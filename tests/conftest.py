@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import subprocess
@@ -17,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import WorkStealingScheduling
 
+from autopilot.core.run import freeze
 from autopilot.git.repository import Repository
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -80,7 +80,7 @@ def pytest_collection(session: pytest.Session) -> None:
 
 def pytest_collection_finish() -> None:
     """No collection of garbage looks at thousands of tests again and again."""
-    gc.freeze()
+    freeze()
 
 
 Serve = Callable[[Script | Sequence[Reply]], MessagesServer]

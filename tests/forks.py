@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import gc
 import importlib
 import json
 import os
@@ -192,9 +191,11 @@ _parents: dict[bool, _Parent] = {}
 def main() -> None:
     """Forks what stdin asks for, until it is closed."""
     _warm()
+    from autopilot.core.run import freeze
+
     if "client" in sys.argv:
         _warm_client()
-    gc.freeze()
+    freeze()
     for line in sys.stdin:
         asked = json.loads(line)
         if "wait" in asked:

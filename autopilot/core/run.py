@@ -238,6 +238,7 @@ class Run:
 _COLLECT_AFTER = 10_000, 4, 100
 _current: ContextVar[Run | None] = ContextVar("autopilot_run", default=None)
 _active: list[Run] = []
+_is_frozen = False
 
 
 def state_line(state: str) -> str:
@@ -294,6 +295,13 @@ def tried(violation: str) -> None:
         run.experiment.violations.append(violation)
 
 
+def freeze() -> None:
+    """Leaves all that is here out of the search for cycles, as long as this process lives."""
+    global _is_frozen
+    _is_frozen = True
+    gc.freeze()
+
+
 @contextmanager
 def running(run: Run) -> Iterator[Run]:
     """Makes a run the current one; meanwhile, cycles are looked for less often.
@@ -301,10 +309,13 @@ def running(run: Run) -> Iterator[Run]:
     By default, a third of an epoch of many items is that search, through results that stay. What
     was imported before is left out of it, else a look through all is a pause of 0.1 s.
     """
+    global _is_frozen
     token, collecting = _current.set(run), gc.get_threshold()
     _active.append(run)
     is_default = 0 < collecting[0] < _COLLECT_AFTER[0]
-    freezes = is_default and not gc.get_freeze_count()
+    # Where much is frozen, to count it takes 20 ms: that is done once.
+    _is_frozen = _is_frozen or (is_default and gc.get_freeze_count() > 0)
+    freezes = is_default and not _is_frozen
     if is_default:
         gc.set_threshold(*_COLLECT_AFTER)
     if freezes:

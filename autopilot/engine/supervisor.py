@@ -8,7 +8,6 @@ experiment, and is given the position and the reason.
 from __future__ import annotations
 
 import contextlib
-import gc
 import math
 import os
 import select
@@ -25,6 +24,7 @@ from typing import Any
 from autopilot.audit import leave
 from autopilot.core.interpreter import Restart
 from autopilot.core.progress import Death, Position
+from autopilot.core.run import freeze
 from autopilot.engine.board import Board, Child, Observer
 from autopilot.engine.child_output import (
     MEMORY,
@@ -208,7 +208,7 @@ class Supervisor:
         # A signal between the fork and the child's own handlers would be lost: it waits.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         self._watch(board, *ends)
-        gc.freeze()  # what is here already is not looked at, and so not copied, in the child
+        freeze()  # what is here already is not looked at, and so not copied, in the child
         pid = os.fork()
         if pid == 0:
             code = 1

@@ -7,7 +7,7 @@ import pytest
 from autopilot.core.callback import Callback, Hooks
 from autopilot.core.experiment import Experiment
 from autopilot.core.records.ledger import Ledger, Limits
-from autopilot.core.run import EpochMeter, Run, current_run, running, say
+from autopilot.core.run import EpochMeter, Run, current_run, freeze, running, say
 from autopilot.core.types import Cost
 
 
@@ -100,8 +100,9 @@ def test_cycles_are_looked_for_less_often_during_a_run_unless_the_user_says_so(o
         gc.set_threshold(*before)
 
 
-def test_no_search_for_cycles_goes_through_what_was_there_before_a_run():
+def test_no_search_for_cycles_goes_through_what_was_there_before_a_run(monkeypatch):
     gc.unfreeze()
+    monkeypatch.setattr("autopilot.core.run._is_frozen", False)
     try:
         with running(Run(Experiment())):
             assert gc.get_freeze_count() > 10_000
@@ -111,5 +112,9 @@ def test_no_search_for_cycles_goes_through_what_was_there_before_a_run():
                 pass
             assert gc.get_freeze_count() > 10_000
         assert not gc.get_freeze_count()
+        freeze()
+        with running(Run(Experiment())):
+            pass
+        assert gc.get_freeze_count() > 10_000
     finally:
         gc.freeze()  # as it was
