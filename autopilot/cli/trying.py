@@ -319,19 +319,26 @@ def _measure(
     callbacks = [reporter, Attendant(child)]
     with _own_hints(slug):
         session, trial = open_trial(user, slug, message, changes, callbacks, child, undo=undo)
-        assert trial is not None, "there is a message"
-        result = _ended(session, reporter)
-    spent, place = loop_of(session).spent, TryPlace(user, slug)
-    if result.interrupted or spent:
-        why = f"interrupted {result.stop_reason}" if result.interrupted else spent
-        _tell_unmeasured(output, place, trial, why, is_begun=result.interrupted)
-        return INTERRUPTED if result.interrupted else 1
-    known = pages.verdict(place, trial)
-    first, *rest = pages.verdict_lines(place, trial, known)
-    output.line(first, "green" if known["verdict"] == "kept" else "yellow")
-    output.lines(rest)
-    output.document(known)
-    return 0
+    assert trial is not None, "there is a message"
+    try:
+        with _own_hints(slug):
+            result = _ended(session, reporter)
+        place, spent, ended = TryPlace(user, slug), loop_of(session).spent, result.interrupted
+        if (ended or spent) and not trial.has_verdict(place.notebook):
+            why = f"interrupted {result.stop_reason}" if ended else spent
+            _tell_unmeasured(output, place, trial, why, is_begun=ended)
+            return INTERRUPTED if ended else 1
+        output.lines(["interrupted, after the verdict"] * ended)
+        known = pages.verdict(place, trial)
+        first, *rest = pages.verdict_lines(place, trial, known)
+        output.line(first, "green" if known["verdict"] == "kept" else "yellow")
+        output.lines(rest)
+        output.document(known)
+    except KeyboardInterrupt as interrupt:
+        if trial.has_verdict(Notebook(user, slug)):
+            interrupt.add_note(f"the edit has its verdict: autopilot show {trial.epoch} -e {slug}")
+        raise
+    return INTERRUPTED if ended else 0
 
 
 def _look(output: Output, user: Repository, slug: str, changes: Options, child: Child) -> int:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from autopilot.core.optimizer import Optimizer
     from autopilot.core.outages import Waiting
     from autopilot.core.policy import Decision
-    from autopilot.core.records.ledger import Ledger
+    from autopilot.core.records.ledger import Ledger, Spent
     from autopilot.core.records.record import Event, MetricsRecord, StepRecord
     from autopilot.core.store import Side
     from autopilot.core.types import Cost, Datum
@@ -82,6 +82,9 @@ class RunView(Protocol):
 
     def evaluations_per_epoch(self) -> int:
         """The most evaluations that an epoch took so far."""
+
+    def least_of_next(self) -> Spent:
+        """The least that a further epoch of several candidates takes, as far as that is known."""
 
 
 class Logger(Protocol):

@@ -356,11 +356,14 @@ def selection(named: str, option: str = "--select", *, imports: bool = True) -> 
         UsageError: there is none of that name, or its number is none.
     """
     name, _, more = named.partition(":")
-    kind = SELECTIONS.get(name)
+    # Strategies have no results on items, of which a frontier is made.
+    kind, of_states = SELECTIONS.get(name), option == "--select"
+    first = "best, frontier" if of_states else "turn, best"
+    hint = f"one of: {first}, beam:K, tournament, bandit; or module:Class of your own"
     try:
         if kind in (BeamSelection, TournamentSelection):
             return kind(*([int(more)] if more else []))
-        if kind is not None and not more:
+        if kind is not None and not more and (of_states or kind is not FrontierSelection):
             return kind()
         if kind is None and name and more:
             if not imports:
@@ -371,11 +374,8 @@ def selection(named: str, option: str = "--select", *, imports: bool = True) -> 
     except AutopilotError:
         raise
     except Exception as error:  # the user's own code
-        raise UsageError(f"{option} {named}: {error}", hint=_HINT) from error
-    raise UsageError(f"{option}: {named!r} is no selection", hint=_HINT)
-
-
-_HINT = "one of: best, frontier, beam:K, tournament, bandit; or module:Class of your own"
+        raise UsageError(f"{option} {named}: {error}", hint=hint) from error
+    raise UsageError(f"{option}: {named!r} is no selection", hint=hint)
 
 
 def chance_of(*what: object) -> Random:

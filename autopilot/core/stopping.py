@@ -158,7 +158,8 @@ class Budget(StopCondition):
     """Stops when something is used up. What earlier sessions spent counts.
 
     Evaluations are known beforehand: the run stops before an epoch that would exceed them. The
-    others are noticed when an epoch ends.
+    others are noticed when an epoch ends; but several candidates are only begun if there is enough
+    for all, as far as that is known: a model call for each, and what the last epoch took.
 
     Args:
         evaluations: Items evaluated.
@@ -195,12 +196,17 @@ class Budget(StopCondition):
             )
         if spent.seconds >= limits.seconds:
             return f"time budget: {spent.seconds:.1f} of {limits.seconds:g} s spent"
-        if spent.tokens >= limits.tokens:
-            return f"token budget: {spent.tokens} of {limits.tokens} spent"
-        if spent.cost_usd >= limits.cost_usd:
-            return f"dollar budget: ${spent.cost_usd:.2f} of ${limits.cost_usd:g} spent"
-        if (made := trainer.ledger.total().calls) >= limits.calls:
-            return f"call budget: {made} of {limits.calls:g} made"
+        needs, made = trainer.least_of_next(), trainer.ledger.total().calls
+        if (used := spent.tokens) + max(needs.tokens, 1) > limits.tokens:
+            takes = f", an epoch takes {needs.tokens}" if used < limits.tokens else ""
+            return f"token budget: {used} of {limits.tokens} spent{takes}"
+        usd = spent.cost_usd
+        if usd >= limits.cost_usd or usd + needs.cost_usd > limits.cost_usd:
+            takes = f", an epoch takes ${needs.cost_usd:.2f}" if usd < limits.cost_usd else ""
+            return f"dollar budget: ${usd:.2f} of ${limits.cost_usd:g} spent{takes}"
+        if made + max(needs.calls, 1) > limits.calls:
+            takes = f", an epoch takes at least {needs.calls}" if made < limits.calls else ""
+            return f"call budget: {made} of {limits.calls:g} made{takes}"
         return None
 
 

@@ -31,7 +31,7 @@ from autopilot.core.outages import MAX_WAIT_S, Outages, transient_errors_of
 from autopilot.core.parameter import spaces_of
 from autopilot.core.people import Paused
 from autopilot.core.policy import Decision, Policy
-from autopilot.core.records.ledger import Ledger
+from autopilot.core.records.ledger import Ledger, Spent
 from autopilot.core.run import Run, running
 from autopilot.core.scoring import Scoring, worst_value
 from autopilot.core.setup_checks import (
@@ -434,6 +434,17 @@ class Trainer(RunView):
             most *= self.loop.proposals
         recorded = experiment.last_epoch >= self.run.epoch
         return most if recorded else max(most, self.run.cost.evaluations)
+
+    def least_of_next(self) -> Spent:
+        many, experiment, run = self.loop.proposals, self.experiment, self.run
+        if many == 1:
+            return Spent()
+        asks = self.ledger.total().calls > 0 or (isinstance(run, Fit) and run.optimizer.merges)
+        recorded = experiment.last_epoch >= run.epoch
+        cost = Cost()
+        if max(experiment.last_epoch, run.epoch) > 0:
+            cost = experiment.record_of(experiment.last_epoch).cost if recorded else run.cost
+        return Spent(many if asks else 0, cost.tokens, cost.cost_usd)
 
     def judges_by(self) -> str:
         """The metric that decides whether an epoch is kept, and the objectives, in words."""

@@ -170,7 +170,7 @@ class Options:
     )
     strategies: str | None = option(
         "How an optimizer chooses its next strategy: in turn (unless given), or by how each did so "
-        "far: bandit, best, tournament, or module:Class.",
+        "far: bandit, best, beam:K, tournament, or module:Class.",
         fixed=True,
         metavar="turn|NAME",
     )

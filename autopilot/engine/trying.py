@@ -52,6 +52,10 @@ class Trial(Edit):
     later: str = ""
     beside: Sequence[str] = ()
 
+    def has_verdict(self, notebook: Notebook) -> bool:
+        """Whether it is judged."""
+        return notebook.last is not None and notebook.last.epoch >= self.epoch
+
 
 class TryPlace:
     """The checkout in which the edits of an experiment are made: the user's, or its worktree.
@@ -186,8 +190,7 @@ class TryPlace:
     @property
     def is_over(self) -> bool:
         """Whether the trial has a verdict."""
-        last = self.notebook.last
-        return self.trial is not None and last is not None and last.epoch >= self.trial.epoch
+        return self.trial is not None and self.trial.has_verdict(self.notebook)
 
     @property
     def unfinished(self) -> Trial | None:

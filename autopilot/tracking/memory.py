@@ -24,7 +24,7 @@ from autopilot.core.store import Store
 from autopilot.errors import AutopilotError, ExperimentError, RepositoryError
 from autopilot.git.commits import read_commit
 from autopilot.git.repository import Repository
-from autopilot.text import counted, shorten
+from autopilot.text import counted, shorten, some
 from autopilot.tracking.finding import find
 from autopilot.tracking.holding import stopped
 from autopilot.tracking.layout import experiments
@@ -203,7 +203,7 @@ def lessons_before(
     count, total = sum(len(x.lessons) for x in taken), sum(x.total for x in taken)
     of = f"{count} of {total} lessons" if total > count else counted(count, "lesson")
     older = f", without {counted(left, 'older experiment')}" if left else ""
-    names = ", ".join(each.experiment for each in taken)
+    names = some([each.experiment for each in taken], 3)
     return taken, f"memory: {of} of {names}{older} (--memory-from none: without)", said
 
 

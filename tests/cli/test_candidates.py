@@ -363,6 +363,8 @@ def test_states_that_stay_are_named_as_epochs_are(place: Place, tmp_path: Path) 
         (("--proposals", "2", "--select", "counter:Raise"), "--select counter:Raise: "),
         (("--strategies", "worst"), "--strategies: 'worst' is no selection"),
         (("--strategies", "bandit"), "--strategies bandit: Raise goes by no ranking"),
+        (("--strategies", "beam:2"), "--strategies beam:2: Raise goes by no ranking"),
+        (("--strategies", "frontier"), "--strategies: 'frontier' is no selection"),
     ],
 )
 def test_a_search_that_cannot_work_is_refused(
@@ -431,6 +433,10 @@ def test_the_frontier_is_over_items_and_objectives_and_read_without_the_target(
     assert [row["tag"] for row in stay] == [
         f"autopilot/demo/epoch-000{number}" for number in ("1-c3", "1-c4", "2-c3", "2-c4")
     ]
+    # The best one's state has the epoch's tag, which is on another commit.
+    won = each[1, 2]
+    first = place.run("show", "1", "-c", "2").out.splitlines()[0]
+    assert (first, won["tag"]) == (f"commit {won['commits'][-1]}", None)
     shown = place.run("show", "2", "-c", "3").out
     assert "(tag: autopilot/demo/epoch-0002-c3)\n" in shown
     assert "\nMade:     candidate 3, from epoch-0001-c4\n" in shown

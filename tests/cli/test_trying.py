@@ -11,6 +11,8 @@ import pytest
 from kills import forks, send_kill
 from waiting import TAUGHT, calls, wait_for
 
+from autopilot.cli.main import AutoPilotCLI
+from autopilot.engine.board import Attendant
 from autopilot.engine.trying import TryPlace
 from autopilot.git.repository import Repository
 
@@ -144,6 +146,31 @@ def test_an_edit_that_a_kill_took_out_of_the_files_is_named(place: Place, desk: 
     assert kept in place.run("try").out
     assert "epoch 1: kept" in place.run("try", "-m", "to 3").out
     assert (desk / "x.txt").read_text() == "3\n"
+
+
+@pytest.mark.parametrize("moment", ["recorded", "printed"])
+def test_an_interrupt_after_the_verdict_does_not_hide_it(
+    place: Place,
+    desk: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    moment: str,
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    if moment == "recorded":
+        monkeypatch.setattr(Attendant, "on_epoch_recorded", interrupt)
+    else:
+        monkeypatch.setattr("autopilot.cli.pages.trying.verdict_lines", interrupt)
+    (desk / "x.txt").write_text("3\n")
+    assert AutoPilotCLI().run(["try", "-m", "to 3", "-C", str(place.top)]) == 130
+    out, err = capfd.readouterr()
+    if moment == "recorded":
+        assert "interrupted, after the verdict\none epoch 1: kept: " in out
+    else:
+        assert err.endswith("interrupted\nthe edit has its verdict: autopilot show 1 -e one\n")
+    assert place.judged("one")[-1]["verdict"] == "kept"
 
 
 def test_an_interrupted_try_in_place_keeps_the_edit(rules: Place) -> None:

@@ -11,6 +11,7 @@ from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import Parameter
 from autopilot.core.records.record import LlmRecord
 from autopilot.core.run import current_run
+from autopilot.core.search import SearchLoop
 from autopilot.core.stopping import Budget, EarlyStopping, Plateau, ledger_of
 from autopilot.core.store import InMemoryStore
 from autopilot.core.trainer import Trainer
@@ -113,6 +114,44 @@ def test_a_budget_of_calls_begins_no_epoch_that_could_make_none():
     result = Trainer([Budget(calls=2)], measure_noise=False).fit(module, max_epochs=9)
     found = result.epochs, result.stop_reason, result.interrupted
     assert found == (2, "call budget: 2 of 2 made", False)
+
+
+@pytest.mark.parametrize(
+    ("budget", "epochs", "reason"),
+    [
+        (Budget(calls=6), 2, "call budget: 6 of 6 made"),
+        (Budget(calls=8), 2, "call budget: 6 of 8 made, an epoch takes at least 3"),
+        (Budget(calls=2), 0, "call budget: 0 of 2 made, an epoch takes at least 3"),
+        (Budget(tokens=899), 2, "token budget: 600 of 899 spent, an epoch takes 300"),
+        (Budget(tokens=900), 3, "token budget: 900 of 900 spent"),
+        (Budget(cost_usd=2.0), 2, "dollar budget: $1.50 of $2 spent, an epoch takes $0.75"),
+        (Budget(cost_usd=2.25), 3, "dollar budget: $2.25 of $2.25 spent"),
+        (Budget(evaluations=30), 3, "evaluation budget: 29 of 30 spent, an epoch takes 9"),
+    ],
+)
+def test_several_candidates_are_begun_if_all_can_be_paid(budget, epochs, reason):
+    class Asking(Next):
+        merges = True
+
+        def step(self):
+            with current_run().ledger.reserve("agent") as call:
+                call.settle(Cost())
+            self.tried += self.proposal[0]
+            self.parameters[0].data = self.tried
+            return Step(cost=Cost(tokens=100, cost_usd=0.25))
+
+    def result(store):
+        module = Scores(*range(99))
+        module.configure_optimizers = lambda: Asking(module.parameters())
+        trainer = Trainer(
+            [budget], experiment=Experiment(store), measure_noise=False, loop=SearchLoop(3)
+        )
+        found = trainer.fit(module, max_epochs=epochs + 2)
+        return found.epochs, found.stop_reason, found.interrupted
+
+    store = InMemoryStore()
+    assert result(store) == (epochs, reason, False)
+    assert result(store) == (epochs, reason, False)  # resumed
 
 
 def test_lower_can_be_better():

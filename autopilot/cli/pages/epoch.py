@@ -48,7 +48,7 @@ def lines(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
     """Everything about an epoch but its diff, in the form of `git show`."""
     commit = commits.read_commit(notebook.repo, epoch.steps[-1] if epoch.steps else epoch.commit)
     record = epoch.record
-    place = f"tag: {_tag(notebook, epoch)}"
+    place = f"tag: {tag}" if (tag := _tag(notebook, epoch)) else ""
     if epoch.verdict == "rejected":
         still = f"still epoch {record.best_epoch}: nothing was committed"
         place = "" if epoch.steps else still
@@ -308,11 +308,13 @@ def epochs(notebook: Notebook, chosen: Sequence[Epoch]) -> list[dict[str, Any]]:
     return [_epoch(notebook, epoch) for epoch in chosen]
 
 
-def _tag(notebook: Notebook, epoch: Epoch) -> str:
-    """The tag of a kept state: of a candidate that stays, its own."""
+def _tag(notebook: Notebook, epoch: Epoch) -> str | None:
+    """The tag of a kept state; of a candidate its own, which has one if it stays."""
+    if epoch.verdict == "rejected":
+        return None
     own = notebook.layout.tag_name(epoch.number, epoch.record.candidate)
-    is_own = epoch.record.is_candidate and refs.read_ref(notebook.repo, f"refs/tags/{own}")
-    return own if is_own else notebook.layout.tag_name(epoch.number)
+    is_there = not epoch.record.is_candidate or refs.read_ref(notebook.repo, f"refs/tags/{own}")
+    return own if is_there else None
 
 
 def _own_steps(notebook: Notebook, epoch: Epoch) -> list[StepRecord]:
@@ -329,7 +331,7 @@ def _epoch(notebook: Notebook, epoch: Epoch) -> dict[str, Any]:
         **picked(epoch, _EPOCH),
         **picked(epoch.record, _RECORD),
         "commits": epoch.steps,
-        "tag": _tag(notebook, epoch) if epoch.verdict != "rejected" else None,
+        "tag": _tag(notebook, epoch),
         "violations": [text for step in _own_steps(notebook, epoch) for text in step.violations],
     }
 
