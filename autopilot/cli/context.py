@@ -84,7 +84,7 @@ class Context:
         if not self.project:
             workspace = find_workspace(folder)
             names = [project.name for project in projects_of(workspace)] if workspace else []
-            there = f"a project by -p: {', '.join(names)}" if names else "a project by -p NAME"
+            there = f"a project by -p: {', '.join(names)}" if names else "run autopilot init"
             raise UsageError(
                 "there is nothing to work on: neither a TARGET nor a project is named",
                 hint=f"name a TARGET, such as path/to/file.py, or {there}",

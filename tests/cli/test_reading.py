@@ -770,7 +770,7 @@ def test_no_difference_is_said_beside_the_empty_patch(demo: Here) -> None:
 def test_status_without_experiments_says_how_to_make_one(here: Here) -> None:
     assert here.run("status").splitlines() == [
         "no experiments yet",
-        "make one: autopilot run path/to/file.py    (autopilot run --help)",
+        "make one: autopilot init, or autopilot run path/to/file.py",
     ]
     assert here.json("status") == {"experiments": []}
     assert here.run("status", "-p", "shop").startswith("no experiments of the project shop yet\n")

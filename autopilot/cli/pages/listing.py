@@ -148,7 +148,7 @@ def none_yet(project: str | None) -> list[str]:
     if project:
         run = f"autopilot -p {project} run"
         return [f"no experiments of the project {project} yet", f"make one: {run}"]
-    run = "autopilot run path/to/file.py    (autopilot run --help)"
+    run = "autopilot init, or autopilot run path/to/file.py"
     return ["no experiments yet", f"make one: {run}"]
 
 
