@@ -7,6 +7,10 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ import pytest
 import runs
 from kills import children, command_line, forks, send_kill
 from runs import TARGET, commit_target, script
+from server import Received, Reply, say
 from waiting import wait_for
 
 from autopilot.ai.model.recording import request_key
@@ -51,7 +56,8 @@ class Levels(AutoPilotModule):
     def score(self, at):
         level, hold = int(self.level.read_text()), self.folder / "hold"
         if (self.folder / "places").exists():
-            (self.folder / "places" / f"{level}-{at}").write_text(os.getcwd())
+            with (self.folder / "places" / f"{level}-{at}").open("a") as file:
+                print(os.getcwd(), file=file)
         if at == 4 and hold.exists() and hold.read_text() == f"{level} {self.training}":
             hold.rename(self.folder / "reached")
             pid = os.getpid()
@@ -94,19 +100,100 @@ def measured(place: Place, slug: str) -> list[Any]:
     return [traces, epochs, place.git("rev-parse", f"autopilot/{slug}^{{tree}}")]
 
 
-def test_a_dask_worker_that_is_killed_while_it_measures_costs_nothing(
-    system: Place, tmp_path: Path
-) -> None:
+def reached(process: Any, held: Path) -> None:
+    """Waits until an item that is to be held says so."""
+    wait_for(lambda: (held / "reached").exists() or process.poll() is not None)
+
+
+def host_of(process: Any) -> int:
+    """The process that a run has started for its workers."""
+    (found,) = [c for c in children(process.pid) if b"engine.executors" in command_line(c)]
+    return found
+
+
+def test_a_dask_worker_and_then_the_cluster_are_killed(system: Place, tmp_path: Path) -> None:
     pytest.importorskip("distributed")
     more = "--max-epochs", "2", "--no-cache"
     system.run("run", "levels.py", "-e", "here", *more)
     held = tmp_path / "held"
     (held / "hold").write_text("2 False")
     # From an item: its process, that of the worker's task, and the worker.
-    given = "-H", f"folder={held}", "-H", "parents=2"
-    done = system.run("run", "levels.py", "-e", "dask", *given, "--executor", "dask", *more)
-    assert (held / "reached").exists(), done
+    given = "-H", f"folder={held}", "-H", "parents=2", "--max-wait", "1000"
+    process = system.start("run", "levels.py", "-e", "dask", *given, "--executor", "dask", *more)
+    reached(process, held)
+    (held / "hold").write_text("3 False")
+    (held / "reached").unlink()
+    reached(process, held)
+    assert system.verdicts("dask") == ["baseline", "kept"]
+    send_kill(host_of(process))
+    done = system.finish(process, 100)  # it is not waited for: no other one comes
+    ended = "error: --executor dask: the process of its workers has ended"
+    assert (done.code, done.error, done.hint) == (1, ended, "  hint: autopilot resume dask"), done
+    system.run("resume", "dask", "--executor", "here")
     assert measured(system, "here") == measured(system, "dask")
+
+
+# A scheduler, and a worker with it, at a port.
+CLUSTER = """\
+import sys
+from distributed import LocalCluster
+at = {"scheduler_port": int(sys.argv[1]), "host": "127.0.0.1", "protocol": "tcp"}
+quiet = {"dashboard_address": ":0", "silence_logs": 50}
+cluster = LocalCluster(n_workers=1, threads_per_worker=2, processes=False, **at, **quiet)
+print(cluster.scheduler_address, flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def cluster(port: str = "0") -> Iterator[str]:
+    """The address of a cluster, which is killed at the end of the body."""
+    command = [sys.executable, "-P", "-c", CLUSTER, port]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
+        try:
+            yield process.stdout.readline().strip().removeprefix("tcp:")
+        finally:
+            process.kill()
+
+
+def test_a_cluster_that_goes_away_is_waited_for(system: Place, tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    seen, held = tmp_path / "seen", tmp_path / "held"
+    for folder in (seen, held):
+        (folder / "places").mkdir(parents=True)
+    more = "--max-epochs", "2", "--no-cache"
+    system.run("run", "levels.py", "-e", "here", "-H", f"folder={seen}", *more)
+    progress = system.top / ".git" / "autopilot" / "far.progress.jsonl"
+
+    def held_at(process: Any) -> None:
+        reached(process, held)
+        # The batch before it is recorded, and so it is not measured again.
+        wait_for(lambda: '"split":"val"' in progress.read_text().replace(" ", ""))
+
+    (held / "hold").write_text("2 False")
+    with cluster() as address:
+        given = "-H", f"folder={held}", "--executor", f"dask:{address}", "--max-wait", "1"
+        process = system.start("run", "levels.py", "-e", "far", *given, *more)
+        held_at(process)
+    (held / "reached").unlink()
+    done = system.finish(process)
+    assert done.code == 1 and done.err.count("\n") == 2, done
+    assert f"--executor dask:{address}: no scheduler answers there (waited for 1 s)" in done.error
+    assert done.hint.endswith("then: autopilot resume far")
+    (held / "hold").write_text("3 False")
+    port = address.rpartition(":")[2]
+    with cluster(port):
+        process = system.start("resume", "far", "--max-wait", "1000")
+        held_at(process)
+    (held / "reached").unlink()
+    with cluster(port):
+        done = system.finish(process)
+    assert done.code == 0, done
+    assert measured(system, "here") == measured(system, "far")
+    for name in (f"{level}-{at}" for level in (1, 2, 3) for at in (1, 2)):
+        times = [(top / "places" / name).read_text().count("\n") for top in (seen, held)]
+        assert times[0] == times[1], name
 
 
 def test_kills_of_a_run_its_evaluation_and_its_workers_lose_nothing(
@@ -119,23 +206,16 @@ def test_kills_of_a_run_its_evaluation_and_its_workers_lose_nothing(
     def hold(moment: str) -> None:
         (held / "hold").write_text(moment)
 
-    def reached(process: Any) -> None:
-        wait_for(lambda: (held / "reached").exists() or process.poll() is not None)
-
-    def host_of(pid: int) -> int:
-        (found,) = [c for c in children(pid) if b"engine.executors" in command_line(c)]
-        return found
-
     run = "run", "levels.py", "-e", "far", "-H", f"folder={held}", *more
     hold("1 False")
     process = system.start(*run, "--executor", "processes:2", "--max-wait", "0")
-    reached(process)
+    reached(process, held)
     # The evaluation's process: another one goes on.
     send_kill(forks(process.pid)[-1])  # the first one watches over it
     hold("2 True")
     (held / "reached").unlink()
-    reached(process)
-    send_kill(host_of(process.pid))
+    reached(process, held)
+    send_kill(host_of(process))
     done = system.finish(process)
     # The batches after the one that it waits for are measured ahead.
     assert re.search(r"\(SIGKILL\) in val batch [01] of epoch 0; it goes on", done.out), done
@@ -144,7 +224,7 @@ def test_kills_of_a_run_its_evaluation_and_its_workers_lose_nothing(
     (held / "reached").unlink()
     hold("3 False")
     process = system.start("resume", "far")
-    reached(process)
+    reached(process, held)
     os.kill(process.pid, signal.SIGKILL)
     system.finish(process)
     (held / "reached").unlink()
@@ -164,7 +244,7 @@ def test_workers_elsewhere_fetch_the_commits_of_candidates_from_an_origin(
     given = "-H", f"folder={held}", "--executor", "processes:2", "--origin", f"file://{bare}"
     system.run("run", "levels.py", "-e", "far", *given, *more)
     assert measured(system, "here") == measured(system, "far")
-    places = {Path(each.read_text()) for each in (held / "places").iterdir()}
+    places = {Path(p) for f in (held / "places").iterdir() for p in f.read_text().splitlines()}
     assert places and all(".measure-" in each.name for each in places)
     assert not any(each.is_relative_to(system.top.parent / system.top.name) for each in places)
     assert (system.cache / "autopilot" / "workers").is_dir()
@@ -233,3 +313,59 @@ def test_model_calls_of_workers_are_recorded_and_paid_as_those_made_here(
     assert run("here", f"{new} here", *little) == run("far", f"{new} far", *little, *far)
     more = "--budget-calls", "100"
     assert run("here", "resume here", *more) == run("far", "resume far", *more)
+
+
+# All items ask a model the same question of a state.
+ASKER = """\
+from autopilot import AutoPilotModule, DataLoader, Datum, Optimizer, PathParameter, Step
+from autopilot.ai import Model
+
+
+class Raise(Optimizer):
+    def step(self):
+        self.parameters[0].write_text("2")
+        return Step("raise it", "up", "it is low")
+
+
+class Asker(AutoPilotModule):
+    def __init__(self):
+        super().__init__()
+        self.x, self.model = PathParameter("x.txt"), Model("claude-haiku-4-5", max_tokens=100)
+
+    def forward(self, batch):
+        said = self.model.complete(f"at {self.x.read_text()}").output
+        return Datum(success="2" in said, metadata={"said": said}, feedback="low")
+
+    def configure_optimizers(self):
+        return Raise(self.parameters())
+
+    def val_dataloader(self):
+        return DataLoader([{"id": "a"}, {"id": "b"}], 1)
+"""
+
+
+def test_a_question_of_two_blocks_at_once_has_one_recorded_reply(
+    place: Place, serve: Serve
+) -> None:
+    asked = list[int]()
+
+    def answer(_: Received) -> Reply:
+        asked.append(number := len(asked) + 1)
+        return say(f"reply {number}").after(
+            lambda: wait_for(lambda: len(asked) >= (number + 1) // 2 * 2)
+        )
+
+    server = serve(answer)
+    place.write("asker.py", ASKER)
+    place.commit()
+    options = "--executor", "processes:2", "--max-epochs", "1", "--no-cache"
+    done = place.run("run", "asker.py", "-e", "twice", *options)
+    calls = place.notes("twice", "llm")
+    lost = [call["reply"] for call in calls if "lost" in call["reply"]]
+    assert lost == [{"lost": "made twice"}] * 2
+    assert len(calls) == len(server.requests) == 4 and "models: 4 calls" in done.out, done
+    known = {call["reply"]["content"][0]["text"] for call in calls if call["reply"] not in lost}
+    said = [{i["metadata"]["said"] for i in t["items"]} for t in place.notes("twice", "traces")]
+    assert [len(each) for each in said] == [1, 1] and set.union(*said) == known
+    place.run("replay", "twice", "--level", "full")
+    assert len(server.requests) == 4

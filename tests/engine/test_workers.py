@@ -179,6 +179,20 @@ def test_items_run_side_by_side_at_a_worker_too(system: Path) -> None:
     ] * 3
 
 
+def test_an_item_has_no_more_memory_at_a_worker(system: Path) -> None:
+    read = "level = int(self.level.read_text())\n        if not"
+    more = "while at == 2 and level == 1 and not self.training:\n            _ = b'x' * (400 << 20)"
+    assert read in SYSTEM
+    text = SYSTEM.replace(read, read.replace("if not", f"{more}\n        if not"))
+    (system / "system.py").write_text(text)
+    commit_all(system, "take much")
+    with ProcessPoolExecutor(1) as pool:
+        fit(system, "much", pool, options={"memory": "300M"}, measure_noise=False)
+    first, much, *others = dict(results("much")[0])["0-val"]
+    assert much["error_message"].startswith("killed for memory: over 300 MiB, in score (system.py:")
+    assert not any("error_message" in each for each in (first, *others))
+
+
 def test_a_block_that_ends_every_worker_is_an_error_of_its_items(system: Path) -> None:
     with unreliable(lambda block, _: bool(block.parts) and block.position.number == 2) as bad:
         fit(system, "bad", bad, measure_noise=False)
