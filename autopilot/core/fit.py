@@ -164,7 +164,7 @@ class Fit(Run):
                 )
         check_gates(self.policy, self.metrics, self.monitor, self.experiment.objectives)
 
-    def measure_noise(self, val: Measured) -> list[str]:
+    def measure_noise(self, val: Measured, candidates: int) -> list[str]:
         """Measures the baseline's val split a second time, with other chance.
 
         The experiment gets the noise; the second measurement is put beside the first, `val`.
@@ -183,9 +183,9 @@ class Fit(Run):
         else:
             measure_again(self, self.evaluator, val, self.val)
             assert experiment.monitored is not None, "the Trainer sets it"
-            noise = experiment.noise = val.noise(experiment.monitored)
+            noise = experiment.noise = val.noise(experiment.monitored, candidates)
             if is_default and noise.is_noisy and noise.items == 1:
-                experiment.noise = measure_often(self, self.evaluator, val, self.val)
+                experiment.noise = measure_often(self, self.evaluator, val, self.val, candidates)
         return [noise_sentence(experiment.noise, default=is_default)]
 
     def _reason_to_skip(self, val: Measured) -> str:

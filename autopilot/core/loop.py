@@ -70,7 +70,7 @@ class EpochLoop(Loop):
         fit.start_epoch(0)
         val = self.validate(fit)
         fit.check_baseline(val)
-        reasons = ("measured before anything changed", *fit.measure_noise(val))
+        reasons = ("measured before anything changed", *fit.measure_noise(val, self.proposals))
         reasons += val.moving(fit.experiment.objectives)
         fit.experiment.on_validation_complete({"val": val.items}, val.results)
         self.conclude(fit, Decision("baseline", reasons))

@@ -25,7 +25,7 @@ from autopilot.core.graph import no_grad
 from autopilot.core.interpreter import seed_of
 from autopilot.core.items import Batch, batches
 from autopilot.core.module import AutoPilotModule
-from autopilot.core.noise import FEWEST_GAINS, compare
+from autopilot.core.noise import compare, fewest_gains
 from autopilot.core.progress import Position
 from autopilot.core.records.history import KnownState
 from autopilot.core.run import Run
@@ -186,9 +186,9 @@ class Measured:
         said = f"{', '.join(each)}: two measurements of the baseline differ"
         return (f"{said}, so a state may be on the frontier by chance",) if each else ()
 
-    def noise(self, monitored: Monitored) -> Noise:
-        """How far the measurements differ."""
-        found = compare(self.results, monitored, len(self.passes))
+    def noise(self, monitored: Monitored, candidates: int = 1) -> Noise:
+        """How far the measurements differ; `candidates` of an epoch share what chance may pass."""
+        found = compare(self.results, monitored, len(self.passes), candidates)
         if len(self.passes) > 1 and found.items == 1:
             found = replace(found, items=len(self.passes), differing=0, repeats=True)
         every = (*self.passes, *self.beside)
@@ -202,7 +202,8 @@ class Measured:
         shift = math.hypot(*apart) / math.sqrt(len(apart) * len(self.passes))
         smallest = share = self.share(monitored.name)
         if found.differing or shift:
-            smallest = max(found.smallest or 0.0, FEWEST_GAINS * (share or 0.0), shift)
+            least = fewest_gains(candidates) * (share or 0.0)
+            smallest = max(found.smallest or 0.0, least, shift)
         evaluations = sum(measured.means.items for measured in self.beside)
         return replace(found, shift=shift, smallest=smallest, evaluations=evaluations)
 

@@ -30,7 +30,6 @@ from autopilot.core.policy import Decision, Policy
 from autopilot.core.statistics import (
     bootstrap_test,
     pair,
-    resolution,
     sign_test,
     sure_size,
     swapped_gains,
@@ -43,10 +42,23 @@ from autopilot.errors import UsageError
 _SHARE_OF_ERROR = 0.7
 # That of the default policy, at 95%.
 _LIMIT = round(_SHARE_OF_ERROR * 0.05, 12)
-# Of fewer items, even a gain of each is chance once in 1 / _LIMIT tries: see bootstrap_test.
-FEWEST_GAINS = math.ceil(-math.log2(_LIMIT))
 # Each computes a metric of the whole split twice.
 _SWAPS = 400
+
+
+def fewest_gains(candidates: int = 1) -> int:
+    """How many items have to gain, and none to lose, before that is no chance.
+
+    Of so few items each would gain by chance in a share of the epochs that a candidate may not
+    have: see `bootstrap_test`. One noisy number is measured as often, so candidates cost that.
+
+    Args:
+        candidates: How many share what chance may pass.
+
+    >>> [fewest_gains(candidates) for candidates in (1, 2, 4, 8)]
+    [5, 6, 7, 8]
+    """
+    return math.ceil(-math.log2(_LIMIT / candidates))
 
 
 def noise_sentence(noise: Noise, *, default: bool = True) -> str:
@@ -60,7 +72,9 @@ def noise_sentence(noise: Noise, *, default: bool = True) -> str:
     """
     size = ""
     if noise.smallest is not None:
-        size = f"; the smallest gain that the val split can resolve is {figure(noise.smallest)}"
+        among = f" among {noise.candidates} candidates" if noise.candidates > 1 else ""
+        size = f"; the smallest gain that the val split can resolve{among} is "
+        size += figure(noise.smallest)
     if noise.skipped:
         return f"noise not measured: {noise.skipped}{size}"
     several = "two" if noise.measurements == 2 else noise.measurements
@@ -74,11 +88,12 @@ def noise_sentence(noise: Noise, *, default: bool = True) -> str:
     follows = "an epoch is kept only where the difference is significant"
     if not default:
         follows = "the experiment's own policy decides"
-    elif noise.items < FEWEST_GAINS:
-        few, least = f"{noise.items} val items are too few", f"it takes {FEWEST_GAINS} at least"
+    elif noise.items < (fewest := fewest_gains(noise.candidates)):
+        few, least = f"{noise.items} val items are too few", f"it takes {fewest} at least"
         if noise.repeats:
-            few, least = f"{several} are too few", f"--repeat {FEWEST_GAINS}"
-        return f"{found}: no epoch can be kept, {few} to tell any gain from chance; {least}"
+            few, least = f"{several} are too few", f"--repeat {fewest}"
+        which = "no epoch" if noise.candidates == 1 else f"none of {noise.candidates} candidates"
+        return f"{found}: {which} can be kept, {few} to tell any gain from chance; {least}"
     return f"{found}: {follows}{size}"
 
 
@@ -207,9 +222,6 @@ class SignificantImprovement(GainGate):
         return f"SignificantImprovement({self.confidence:g}, {self.method})"
 
     def _weigh(self, view: EpochView, gain: float) -> tuple[bool, str]:
-        if view.noise is not None and view.noise.repeats:
-            # The few measurements of a single number could not show so much.
-            view = replace(view, candidates=1)
         evidence = self._of_the_whole(view) or self._of_items(view)
         if isinstance(evidence, str):
             return False, evidence
@@ -285,7 +297,10 @@ def _indecisive(view: EpochView, reason: str) -> str:
 
 
 def compare(
-    measurements: Sequence[Sequence[Datum]], monitored: Monitored, repeat: int = 1
+    measurements: Sequence[Sequence[Datum]],
+    monitored: Monitored,
+    repeat: int = 1,
+    candidates: int = 1,
 ) -> Noise:
     """Compares several measurements of a state, item by item.
 
@@ -296,6 +311,7 @@ def compare(
     Args:
         measurements: The results of each; at least two.
         repeat: How many measurements the mean of an epoch is of: its noise is so much smaller.
+        candidates: How many of an epoch share what chance may pass.
     """
     known = [keyed(items) for items in measurements]
     keys = [key for key in known[-1] if all(key in items for items in known)]
@@ -304,12 +320,13 @@ def compare(
     for first, second in pairwise(known):
         pairs = {key: (first[key], second[key]) for key in keys}
         differing |= {key for key, pair in pairs.items() if _differs(monitored, *pair)}
-        sizes.append(_resolution(monitored, list(pairs.values())) or 0.0)
+        sizes.append(_error(monitored, list(pairs.values())))
     # The mean noise of two neighbours.
-    smallest = math.sqrt(math.fsum(size * size for size in sizes) / len(sizes) / repeat)
-    return Noise(
-        len(keys), len(differing), smallest=smallest or None, measurements=len(measurements)
-    )
+    error = math.sqrt(math.fsum(size * size for size in sizes) / len(sizes) / repeat)
+    # Of one item, the measurements are the items.
+    smallest = sure_size(_LIMIT / candidates, len(keys) if len(keys) > 1 else repeat) * error
+    found = Noise(len(keys), len(differing), smallest=smallest or None, candidates=candidates)
+    return replace(found, measurements=len(measurements))
 
 
 def _differs(monitored: Monitored, one: Datum, other: Datum) -> bool:
@@ -319,18 +336,18 @@ def _differs(monitored: Monitored, one: Datum, other: Datum) -> bool:
     return one.outcome != other.outcome or values[0] != values[1]
 
 
-def _resolution(monitored: Monitored, pairs: Sequence[tuple[Datum, Datum]]) -> float | None:
+def _error(monitored: Monitored, pairs: Sequence[tuple[Datum, Datum]]) -> float:
+    """The standard error of the monitored metric's difference; 0 where nothing differs."""
     if monitored.owner is not None:
         differs = any(_differs(monitored, *pair) for pair in pairs)
-        return _of_the_whole(monitored, pairs) if differs else None
+        return _of_the_whole(monitored, pairs) if differs else 0.0
     values = [(monitored.of_item(one), monitored.of_item(other)) for one, other in pairs]
     differences = [b - a for a, b in values if a is not None and b is not None]
-    return resolution(differences, _LIMIT) if any(differences) else None
+    # Without a change their mean is 0.
+    return math.hypot(*differences) / len(differences) if differences else 0.0
 
 
-def _of_the_whole(monitored: Monitored, pairs: Sequence[tuple[Datum, Datum]]) -> float | None:
-    """The smallest gain of a metric of the whole split that chance does not explain."""
+def _of_the_whole(monitored: Monitored, pairs: Sequence[tuple[Datum, Datum]]) -> float:
     had = [pair for pair in pairs if all(map(monitored.has_value, pair))]
     gains = list(swapped_gains(monitored, had, _SWAPS, Random(0)))
-    spread = math.sqrt(math.fsum(gain * gain for gain in gains) / len(gains)) if gains else 0.0
-    return sure_size(_LIMIT) * spread or None
+    return math.hypot(*gains) / math.sqrt(len(gains)) if gains else 0.0

@@ -8,7 +8,7 @@ from typing import Any
 from autopilot.core.evaluation import Evaluator
 from autopilot.core.known import is_same
 from autopilot.core.measured import Measured, measure_once
-from autopilot.core.noise import FEWEST_GAINS
+from autopilot.core.noise import fewest_gains
 from autopilot.core.run import Run
 from autopilot.core.types import Cost, Noise
 
@@ -42,7 +42,11 @@ def distrust(run: Run, evaluator: Evaluator, val: Measured, loader: Iterable[Any
 
 
 def measure_often(
-    run: Run, evaluator: Evaluator, val: Measured, loader: Iterable[Any] | None
+    run: Run,
+    evaluator: Evaluator,
+    val: Measured,
+    loader: Iterable[Any] | None,
+    candidates: int,
 ) -> Noise:
     """Measures the baseline, and every later state, so often that one noisy number has items.
 
@@ -50,13 +54,15 @@ def measure_often(
 
     Args:
         val: The baseline; gets the further measurements, and those beside it become its own.
+        candidates: How many an epoch has: each must show that much more.
 
     Returns:
         How far all of them differ.
     """
     val.passes, val.beside = [*val.passes, *val.beside], []
-    for number in range(len(val.passes), FEWEST_GAINS):
+    often = fewest_gains(candidates)
+    for number in range(len(val.passes), often):
         val.passes.append(measure_once(run, evaluator, "val", 0, loader, number))
-    run.experiment.repeat, run.metrics["val"] = FEWEST_GAINS, val.compute()
+    run.experiment.repeat, run.metrics["val"] = often, val.compute()
     assert run.experiment.monitored is not None, "the Trainer sets it"
-    return val.noise(run.experiment.monitored)
+    return val.noise(run.experiment.monitored, candidates)

@@ -327,12 +327,13 @@ class Noise:
         shift: How far apart the monitored metric of two epochs is by chance, as far as that is
             known; 0 where it is the same in all measurements.
         smallest: The smallest gain that the split resolves, as far as it is known: see
-            `statistics.resolution`. Of the accuracy, one item's share where nothing differs, else
+            `statistics.sure_size`. Of the accuracy, one item's share where nothing differs, else
             at least that of as many items as a test needs.
         evaluations: The items that the second measurement took.
         skipped: Why there was none; empty where there was one.
         measurements: How many were compared.
         repeats: Whether the items are the measurements of a single one.
+        candidates: How many of an epoch share what chance may pass.
     """
 
     items: int = 0
@@ -343,6 +344,7 @@ class Noise:
     skipped: str = ""
     measurements: int = 2
     repeats: bool = False
+    candidates: int = 1
 
     @property
     def is_noisy(self) -> bool:

@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,7 @@ from autopilot.ai.model.recording import request_key
 from autopilot.core.aggregates import Latency, Quantile
 from autopilot.core.comparison import EpochView, Monitored, averaged
 from autopilot.core.experiment import Experiment
+from autopilot.core.figures import figure
 from autopilot.core.interpreter import seed_of
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.noise import DefaultPolicy, SignificantImprovement, compare, noise_sentence
@@ -17,7 +19,9 @@ from autopilot.core.parameter import Parameter
 from autopilot.core.policy import Policy, decide
 from autopilot.core.records.record import LlmRecord, MetricsRecord, TraceRecord
 from autopilot.core.run import Run, current_run, running
-from autopilot.core.statistics import resolution
+from autopilot.core.search import SearchLoop
+from autopilot.core.selection import FrontierSelection
+from autopilot.core.statistics import sure_size
 from autopilot.core.stopping import Budget
 from autopilot.core.store import InMemoryStore
 from autopilot.core.trainer import Trainer
@@ -404,19 +408,34 @@ def test_a_shift_of_all_items_is_no_gain():
     assert compare([best, second], Monitored("s")).differing == 50
 
 
-def test_the_smallest_gain_is_found_in_80_of_100_tries():
+@pytest.mark.parametrize(("items", "candidates"), [(100, 1), (5, 1), (24, 4), (8, 8)])
+def test_the_smallest_gain_is_found_in_80_of_100_tries(items, candidates):
+    """By each of several candidates, which share what chance may pass; and by a few items."""
     rng = random.Random(11)
-    size = resolution([rng.gauss(0, 1) for _ in range(4000)], 0.035) * (4000 / 100) ** 0.5
+    size = sure_size(0.035 / candidates, items) / items**0.5
     gate, found = SignificantImprovement(method="bootstrap"), 0
     for epoch in range(150):
-        best = [Datum(id=str(n), metrics={"s": 0.0}) for n in range(100)]
-        items = [Datum(id=str(n), metrics={"s": rng.gauss(size, 1)}) for n in range(100)]
-        metrics = [
-            {"val": {"s": sum(d.metrics["s"] for d in side) / 100}} for side in (items, best)
-        ]
-        view = EpochView(epoch, metrics[0], {}, metrics[1], "s", items=items, best_items=best)
-        found += gate.check(view).passed
-    assert 0.72 < found / 150 < 0.88
+        best = [Datum(id=str(n), metrics={"s": 0.0}) for n in range(items)]
+        now = [Datum(id=str(n), metrics={"s": rng.gauss(size, 1)}) for n in range(items)]
+        values = [{"val": {"s": Monitored("s").over(side)}} for side in (now, best)]
+        view = EpochView(epoch, values[0], {}, values[1], "s", items=now, best_items=best)
+        found += gate.check(replace(view, candidates=candidates)).passed
+    assert 0.72 < found / 150 < 0.9
+
+
+def test_with_several_candidates_the_smallest_gain_is_what_each_has_to_show():
+    rng = random.Random(2)
+    several = [timings(rng, 0, items=40), timings(rng, 0, items=40)]
+    alone, among = (compare(several, MEAN, candidates=n) for n in (1, 4))
+    factors = sure_size(0.035 / 4, 40) / sure_size(0.035, 40)
+    assert among.smallest == pytest.approx(alone.smallest * factors)
+    said = "the smallest gain that the val split can resolve among 4 candidates is "
+    assert noise_sentence(among).endswith(said + figure(among.smallest))
+    few = compare([each[:6] for each in several], MEAN, candidates=4)
+    assert noise_sentence(few) == (
+        "all 6 items differ: none of 4 candidates can be kept, 6 val items are too few to tell any "
+        "gain from chance; it takes 7 at least"
+    )
 
 
 def test_what_could_not_be_measured_says_nothing_about_noise():
@@ -582,6 +601,49 @@ def test_one_noisy_number_is_measured_five_times_where_nothing_else_was_asked_fo
     own.fit(Clock(), max_epochs=0)
     assert own.experiment.history[0].repeat == 1
     assert len(passes(own.experiment.store)) == 2
+
+
+class Chance(Clock):
+    """One val item whose number is chance alone, and of every state another."""
+
+    def __init__(self, draw, seed):
+        super().__init__()
+        self.draw, self.own = draw, random.Random(seed)
+
+    def forward(self, batch):
+        metrics = {"seconds": 10 + self.draw(self.own)}
+        return Datum(items=[Datum(id=batch.items[0].id, metrics=metrics, feedback="slow")])
+
+    def configure_optimizers(self):
+        return Apart(self.parameters())
+
+
+class Apart(Up):
+    """Gives each candidate of an epoch a state of its own."""
+
+    def step(self):
+        self.parameters[0].data += self.proposal[0] / 10
+        return super().step()
+
+
+DRAWS = {
+    "normal": lambda own: own.gauss(0, 1),
+    "skewed": lambda own: own.lognormvariate(0, 1),
+    "with heavy tails": lambda own: own.gauss(0, 1) / own.gauss(0, 1),
+}
+
+
+def test_eight_candidates_of_one_noisy_number_are_measured_so_often_that_chance_keeps_5_percent():
+    """Measured five times, as one alone is, one of the eight was kept in a sixth of the epochs."""
+    kept, repeats = 0, set()
+    for draw in DRAWS.values():
+        for seed in range(20):
+            loop = SearchLoop(8) if seed % 2 else SearchLoop(8, 1, FrontierSelection(), keep=None)
+            trainer = fit(Chance(draw, seed), seed=seed, loop=loop)
+            kept += trainer.experiment.best_epoch
+            repeats.add(trainer.experiment.history[1].repeat)
+    assert kept <= 0.05 * 60
+    assert repeats == {8}
 
 
 def test_seeds():
