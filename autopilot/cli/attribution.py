@@ -17,7 +17,7 @@ from autopilot.errors import UsageError
 from autopilot.proof.distillation import Contribution, distill
 from autopilot.proof.distillation import apply as make
 from autopilot.report.comparison import picked
-from autopilot.text import align, counted, shorten, some
+from autopilot.text import align, counted, shorten
 from autopilot.tracking.attribution import bisect, blame
 from autopilot.tracking.epochs import Epoch
 from autopilot.tracking.layout import Layout, free_slugs
@@ -128,8 +128,10 @@ def distill_steps(
     """Measure which kept steps earn their place.
 
     Each is taken out of the best state as `git revert` does it, and val is measured without it. A
-    step earns its place if that is worse, by more than chance where measurements differ. With
-    --apply, those that do are the epochs of a new experiment, whose review branch has them alone.
+    step earns its place if that is worse; where measurements differ, if the 95% interval is above
+    0. In one of 40 cases each, chance keeps a step that brings nothing, and drops one that brings
+    as much as its interval is wide: --repeats makes it narrower. With --apply, those that stay are
+    the epochs of a new experiment, whose review branch has them alone.
 
     \b
     autopilot distill classifier-1
@@ -145,9 +147,9 @@ def distill_steps(
     found = distill(notebook, repeats=repeats, live=live, limits=limits)
     output.lines(align(_HEADINGS, list(map(_row, found.steps)), _HEADINGS[:2]))
     kept = [step for step in found.steps if step.earns]
-    stay = sum(bool(step.conflicts) for step in kept)
+    stay = sum(bool(step.unknown) for step in kept)
     text = f"{len(kept) - stay} of {counted(len(found.steps), 'step')} earn their place"
-    output.line(text + f"; not measured, since later steps build on them: {stay}" * (stay > 0))
+    output.line(text + f"; of those that stay, not known: {stay}" * (stay > 0))
     made = make(found, slug, limits) if apply and kept else None
     if made is not None and made.best is not None:
         values = figures(found.value, made.best.value)
@@ -164,11 +166,11 @@ _CONTRIBUTION = "value difference low high better worse conflicts earns"
 
 def _row(step: Contribution) -> list[str]:
     number = str(step.epoch.number)
+    why = f"stays: {step.unknown}"
     if step.conflicts:
-        why = f"stays: later steps build on it in {some(step.conflicts)}"
         return [number, "-", "-", "", "", why]
     ends = f" ({signed(step.low)} to {signed(step.high)})" if math.isfinite(step.low) else ""
-    verdict = "earns its place" if step.earns else "does not"
+    verdict = why if step.unknown else "earns its place" if step.earns else "does not"
     return [
         number,
         figure(step.value),

@@ -2,6 +2,10 @@
 
 A step is taken out as `git revert` does it, by a three-way merge of the files. Its contribution is
 the paired difference of the best state and the state without it, positive if the step helps.
+
+Each step is a decision of its own, with its own 2.5 % of chance: steps share it no more than
+experiments do, since none is chosen because it did best. So that holds, noisy states are measured
+with other chance than the run's, by which the best state was chosen.
 """
 
 from __future__ import annotations
@@ -17,13 +21,14 @@ from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import PathParameter
 from autopilot.core.policy import Decision
 from autopilot.core.records.message import plain_message
-from autopilot.core.statistics import Pairing, subset_interval
+from autopilot.core.statistics import subset_interval
 from autopilot.core.types import Datum, Metrics
 from autopilot.engine.options import NO_OPTIONS, Options, measured_as
 from autopilot.errors import ExperimentError
 from autopilot.git import commits, objects, worktrees
 from autopilot.proof.measuring import Measurement, Measurer
-from autopilot.proof.verification import paired_items
+from autopilot.proof.verification import averaged_pairs, paired_items
+from autopilot.text import some
 from autopilot.tracking.attribution import lineage
 from autopilot.tracking.epochs import Epoch
 from autopilot.tracking.git_store import GitStore
@@ -61,9 +66,17 @@ class Contribution:
     is_noisy: bool = False
 
     @property
+    def unknown(self) -> str:
+        """Why it stays though nothing is known of it; "" if something is."""
+        if self.conflicts:
+            return f"later steps build on it in {some(self.conflicts)}"
+        few = self.is_noisy and math.isinf(self.low)
+        return "too few items to tell it from chance (one that is measured 6 times is enough)" * few
+
+    @property
     def earns(self) -> bool:
-        """Whether the state is better with it: beyond chance, where there is any."""
-        return bool(self.conflicts) or (self.low if self.is_noisy else self.difference) > 0
+        """Whether the state is better with it, beyond chance where there is any; or it stays."""
+        return bool(self.unknown) or (self.low if self.is_noisy else self.difference) > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +99,7 @@ def distill(
     """Measures the best state, and that state without each kept step in turn, on the val split.
 
     Args:
-        repeats: How often each state is measured. The first has the run's own seed.
+        repeats: How often each state is measured. Where nothing is noisy, with the run's own seed.
         live: Ask models anew.
         limits: See `measured_as`.
 
@@ -98,17 +111,19 @@ def distill(
     whole = notebook.best_commit
     manifest, found = measured_as(notebook, limits), list[Contribution]()
     with Measurer(repo, manifest, notebook.slug, live=live, is_lasting=True) as measurer:
+        noise = notebook.noise
+        is_noisy = live or (noise is not None and noise.is_noisy)
+        # With the run's chance the best state is as lucky as it was when it was kept.
+        first = kept[-1].record.repeat if is_noisy else 0
 
         def measured(commit: str) -> list[Measurement]:
             epoch = kept[-1].number
             return [
                 measurer.measure(commit, ["val"], epoch=epoch, repeat=number)
-                for number in range(repeats)
+                for number in range(first, first + repeats)
             ]
 
         best = measured(whole)
-        noise = notebook.noise
-        is_noisy = live or (noise is not None and noise.is_noisy)
         for epoch in kept:
             # `git revert`: from the state after it to the one before it, on top of the best one.
             parts = notebook.after(epoch.number), whole, notebook.before(epoch.number)
@@ -151,9 +166,8 @@ def _compared(
         paired_items(without, whole, "val", *notebook.monitor)
         for without, whole in zip(others, best, strict=True)
     ]
-    items = zip(*(pairing.differences for pairing in pairings), strict=True)
-    means = tuple(math.fsum(each) / len(each) for each in items)
-    whole, chance = Pairing(means, pairings[0].measure), Random(notebook.manifest.seed)
+    whole, chance = averaged_pairs(pairings), Random(notebook.manifest.seed)
+    means = whole.differences
     low, high = subset_interval(means, _CONFIDENCE, _SUBSETS, chance)
     difference = math.fsum(means) / len(means)
     value = _mean(notebook, others)
@@ -248,7 +262,7 @@ def _states(found: Distillation) -> Iterator[tuple[int, Contribution, str]]:
 
 def _reason(source: Notebook, step: Contribution) -> str:
     old = f"epoch {step.epoch.number} of {source.slug}"
-    if step.conflicts:
-        return f"{old}: later steps build on it"
+    if step.unknown:
+        return f"{old}: {step.unknown}"
     with_it, _ = figures(step.difference, step.low)
     return f"{old}: without it, val {source.monitor[0]} is worse by {with_it}"

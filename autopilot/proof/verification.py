@@ -140,10 +140,8 @@ def verify(
             if f"{split} {monitor}" in noisy:
                 tolerance, unequal = None, f"no seed repeats {split} {monitor}"
     pairings = [paired_items(b, h, split, monitor, mode) for b, h in zip(bases, heads, strict=True)]
-    items = list(zip(*(p.differences for p in pairings), strict=True))
-    # As in a run: of one item that is measured N times, the measurements are the items.
-    differences = [sum(d) / repeats for d in items] if len(items) > 1 else list(items[0])
-    whole = Pairing(tuple(differences), pairings[0].measure)
+    whole = averaged_pairs(pairings)
+    differences = whole.differences
     low, high = subset_interval(differences, confidence, _SUBSETS, Random(notebook.manifest.seed))
     failures = _failures(len(differences), low, confidence, after[0], recorded, tolerance)
     if whole.measure != monitor and monitor != "accuracy":
@@ -201,6 +199,13 @@ def paired_items(
             hint="both must be scored on the same items, by the same ids",
         )
     return found
+
+
+def averaged_pairs(pairings: Sequence[Pairing]) -> Pairing:
+    """The mean of each item over repetitions; as in a run, those of a single item are the items."""
+    items = list(zip(*(pairing.differences for pairing in pairings), strict=True))
+    means = [math.fsum(each) / len(each) for each in items] if len(items) > 1 else items[0]
+    return Pairing(tuple(means), pairings[0].measure)
 
 
 def _failures(
