@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from autopilot.core.comparison import EpochView
@@ -27,6 +27,7 @@ from autopilot.proof.replay import TOLERANCE, is_same, moved
 from autopilot.review.proposals import Proposal
 from autopilot.sandbox.environment import differing, told_apart
 from autopilot.text import some
+from autopilot.tracking.attribution import candidates_of
 from autopilot.tracking.epochs import Epoch
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import WrittenPath, merged
@@ -328,6 +329,10 @@ def rule(notebook: Notebook, number: int) -> Ruling:
         noise=notebook.noise,
         memorized=epoch.record.memorized,
     )
+    # Equal candidates are measured once; one that was screened, refused or known was not.
+    tried = [each.record for each in candidates_of(notebook, number)]
+    states = {record.tree for record in tried if record.is_traced and record.reused is None}
+    view = replace(view, candidates=max(len(states), 1))
     errors = [item.error_message or "" for item in items if item.outcome == "error"]
     with users_code(manifest.target):
         policy = policy_of(module)
