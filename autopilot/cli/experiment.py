@@ -21,6 +21,7 @@ from autopilot.report.comparison import decision_line, file_documents, input_dif
 from autopilot.text import counted
 from autopilot.tracking.callbacks import export as write
 from autopilot.tracking.holding import decide as write_down
+from autopilot.tracking.layout import state_of_tag
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import output_lines
 from autopilot.tracking.upkeep import plan_removal, remove
@@ -216,7 +217,8 @@ def write_decision(
     )
     output.line(f"{notebook.slug}: {decision_line(event)}")
     if decision == "promote":
-        command = f"autopilot promote execute {notebook.slug} --epoch {event.epoch}"
+        state = epoch if state_of_tag(f"/{epoch}") else event.epoch  # of a candidate its name
+        command = f"autopilot promote execute {notebook.slug} --epoch {state}"
         output.line(f"nothing was moved. Take it over: {command}")
     output.document(experiment=notebook.slug, decision=event)
 

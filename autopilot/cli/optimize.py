@@ -28,6 +28,7 @@ from autopilot.projects.project import read_hparams, write_hparams
 from autopilot.proof.measuring import Measurement, measure_checkout, measure_epoch
 from autopilot.report.comparison import picked
 from autopilot.text import counted, redact
+from autopilot.tracking.attribution import named
 from autopilot.tracking.layout import experiments
 from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.outputs import output_lines
@@ -164,16 +165,18 @@ def _measure(context: Context, split: str, **how: Any) -> None:
     notebook, number, measured = measure_now(context, split, **how)
     output, metrics = context.output, measured.metrics.get(split, {})
     items = measured.items.get(split, ())
-    named = "your checkout" if notebook is None else f"{notebook.slug} epoch {number}"
+    title = "your checkout"
+    if notebook is not None:
+        title = f"{notebook.slug} {notebook.epoch(number or 0).title}"
     if not metrics:
-        raise UsageError(f"{named} has no {split} split", hint=f"define {split}_dataloader()")
+        raise UsageError(f"{title} has no {split} split", hint=f"define {split}_dataloader()")
     recorded = notebook.epoch(number or 0).metrics.get(split, {}) if notebook else {}
     counts = count_outcomes(items)
     passed = counts["passed"]
     scored = f"{passed} of {counted(len(items), 'item')} passed"
     if passed + counts["failed"] < len(items):
         scored = f"{counted(len(items), 'item')}: {outcomes(counts)}"
-    output.line(f"{named}, {split}: {scored}")
+    output.line(f"{title}, {split}: {scored}")
     for metric, value in metrics.items():
         now, known = figures(value, recorded.get(metric))
         was = f"  (recorded: {known})" if metric in recorded else ""
@@ -218,7 +221,7 @@ def measure_now(
                 hint="leave out TARGET and -H, or the experiment and the epoch",
             )
         notebook = context.notebook(name)
-        number = notebook.find(epoch or "best").number
+        number = named(notebook, epoch or "best").number
         place = notebook, number, split
         found = measure_epoch(*place, live=live, links=tuple(link or ()), limits=limits)
         return notebook, number, found

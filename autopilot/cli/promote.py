@@ -199,7 +199,7 @@ def check(context: Context, name: Name = None, epoch: Epoch = "best") -> int:
     with own_stdout(context.output) as output:
         ruling = _ruling(context, output, name, epoch)
         passes = "passes" if ruling.decision.kept else "does not pass"
-        output.line(f"epoch {ruling.epoch.number} {passes} {ruling.policy}")
+        output.line(f"{ruling.epoch.title} {passes} {ruling.policy}")
         output.lines(f"  {reason}" for reason in ruling.decision.reasons)
         return 0 if ruling.decision.kept else 1
 
@@ -219,7 +219,7 @@ def explain(context: Context, name: Name = None, epoch: Epoch = "last") -> None:
         ruling = _ruling(context, output, name, epoch)
         decision, judged = ruling.decision, ruling.epoch
         against = "" if ruling.against is None else f", against epoch {ruling.against}"
-        output.line(f"epoch {judged.number} by {ruling.policy}{against}: {decision.verdict}")
+        output.line(f"{judged.title} by {ruling.policy}{against}: {decision.verdict}")
         rows = [
             [
                 "passed" if gate.passed else "failed" if gate.required else "warns",
@@ -239,7 +239,7 @@ def explain(context: Context, name: Name = None, epoch: Epoch = "last") -> None:
 
 def _ruling(context: Context, output: Output, name: str | None, epoch: str) -> Ruling:
     notebook = context.notebook(name)
-    ruling = rule(notebook, notebook.find(epoch).number)
+    ruling = rule(notebook, named(notebook, epoch).number)
     judged, decision = ruling.epoch, ruling.decision
     output.document(
         experiment=notebook.slug,

@@ -26,6 +26,7 @@ from autopilot.sandbox.environment import told_apart
 from autopilot.text import counted, display_width
 from autopilot.tracking.finding import find
 from autopilot.tracking.integrity import Difference
+from autopilot.tracking.layout import state_of_tag
 from autopilot.tracking.notebook import EPOCH_WORDS, Notebook
 from autopilot.tracking.outputs import output_lines
 
@@ -131,7 +132,13 @@ def _numbers(notebook: Notebook, text: str | None) -> list[int] | None:
         elif part in EPOCH_WORDS:
             found.append(notebook.find(part).number)
         else:
-            raise UsageError(f"--epochs {text}: {part!r} is no epoch", hint="write 0,3-5,best")
+            state = state_of_tag(f"/{part}")
+            if state is None:
+                raise UsageError(f"--epochs {text}: {part!r} is no epoch", hint="write 0,3-5,best")
+            raise UsageError(
+                f"--epochs {text}: a replay measures the best state of an epoch only",
+                hint=f"write {state[0]}; or measure it: autopilot optimize validate {part}",
+            )
     return found
 
 

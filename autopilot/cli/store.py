@@ -15,6 +15,7 @@ from autopilot.git import objects
 from autopilot.git.commits import Commit
 from autopilot.report.comparison import file_documents
 from autopilot.text import counted, git_date, iso, some
+from autopilot.tracking.attribution import named
 from autopilot.tracking.checkout import Checkout, ParameterState, find_state, snapshots
 from autopilot.tracking.holding import fork
 from autopilot.tracking.holding import merge as merge_bests
@@ -226,11 +227,11 @@ def branch(
     autopilot resume classifier-1b
     """
     notebook, output = context.notebook(name), context.output
-    epoch = notebook.find(state)
+    epoch = named(notebook, state)
     made = fork(notebook, epoch.number, context.full_slug(new), idea=idea, hypothesis=hypothesis)
     monitor, mode = notebook.monitor
     scored = progressed(monitor, epoch.value, None, mode)
-    output.line(f"{made.slug}: forked from {notebook.slug}, epoch {epoch.number} ({scored})")
+    output.line(f"{made.slug}: forked from {notebook.slug}, {epoch.title} ({scored})")
     _tell_made(output, notebook, made, epoch.number)
 
 

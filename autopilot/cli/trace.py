@@ -23,6 +23,7 @@ from autopilot.data.dataset import write_jsonl
 from autopilot.engine.options import Options
 from autopilot.errors import ExperimentError, UsageError
 from autopilot.text import align, as_json, counted, jsonable, shorten, some
+from autopilot.tracking.attribution import named
 from autopilot.tracking.diagnosis import Traces
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.notebook import Notebook
@@ -78,9 +79,11 @@ def collect(
             context.output.warning(line)
     else:
         notebook = context.notebook(name)
-        found = notebook.find(epoch or "best").number
+        found = named(notebook, epoch or "best").number
         items = notebook.items(found, split)
-    what = "your checkout" if notebook is None else f"{notebook.slug} epoch {found}"
+    what = "your checkout"
+    if notebook is not None:
+        what = f"{notebook.slug} {notebook.epoch(found or 0).title}"
     if not items:
         raise ExperimentError(
             f"there are no {split} results of {what}", hint=_elsewhere(notebook, found, split)

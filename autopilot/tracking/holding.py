@@ -17,6 +17,7 @@ from autopilot.errors import ExperimentError, LockHeldError
 from autopilot.git import commits, objects, refs
 from autopilot.git.locks import named, one_at_a_time
 from autopilot.git.repository import Repository
+from autopilot.tracking.attribution import named as epoch_named
 from autopilot.tracking.journal import Journal, ProgressFile
 from autopilot.tracking.layout import Layout, held
 from autopilot.tracking.notebook import Notebook
@@ -68,11 +69,11 @@ def decide(
     """Writes a decision on an epoch down; moves no branch and no file. Raises as `stopped`.
 
     Args:
-        epoch: A number, "best", "last", a tag or a commit.
+        epoch: A number, "best", "last", a tag or a commit; those of candidates too.
         reviewer: Who decided; the author by git's configuration, if not given.
     """
     with stopped(repo, slug) as notebook:
-        number = notebook.find(epoch).number
+        number = epoch_named(notebook, epoch).number
         return record_decision(notebook, decision, number, reason, reviewer)
 
 
@@ -143,7 +144,7 @@ def take_in(repo: Repository, journal: Journal) -> list[Event]:
 def fork(
     source: Notebook, epoch: int, slug: str, *, idea: str = "", hypothesis: str = ""
 ) -> Notebook:
-    """Begins an experiment from the state of an epoch, kept or not.
+    """Begins an experiment from the state of an epoch, kept or not, as the source reads it.
 
     Target, arguments, options and seed are the source's, and so are the lessons of others that it
     began with; memory and baseline are its own.
@@ -153,10 +154,11 @@ def fork(
         SlugError: the name is malformed.
     """
     source.need(Event, MetricsRecord)
-    base = source.after(source.epoch(epoch).number)
-    manifest = _manifest(source, slug, base, idea, hypothesis)
-    manifest = replace(manifest, forked_from=f"{source.slug}@{epoch}")
-    return _begin(source.repo, manifest, f"forked from {source.slug}, epoch {epoch}")
+    record = source.epoch(epoch).record
+    manifest = _manifest(source, slug, source.after(epoch), idea, hypothesis)
+    which = f"{epoch}-c{record.candidate}" if record.is_candidate else f"{epoch}"
+    manifest = replace(manifest, forked_from=f"{source.slug}@{which}")
+    return _begin(source.repo, manifest, f"forked from {source.slug}, epoch {which}")
 
 
 def merge(

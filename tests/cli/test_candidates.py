@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 import re
 import time
@@ -11,6 +12,8 @@ import pytest
 from kills import check_no_process, family, send_kill
 from waiting import wait_for
 
+from autopilot.cli.app import SECTIONS
+from autopilot.cli.context import CommandGroup
 from autopilot.core.records.index import Index
 from tests.cli.test_kill import finished, game
 
@@ -273,6 +276,53 @@ class Words(AutoPilotModule):
 """
 
 
+def taking_epochs() -> set[str]:
+    """All commands with an argument or an option that is an epoch or a state."""
+    found, left = set[str](), [(e.name, e.load()) for part in SECTIONS.values() for e in part]
+    while left:
+        path, command = left.pop()
+        if isinstance(command, CommandGroup):
+            command = command.commands
+        if not callable(command):
+            left += [(f"{path} {name}".strip(), each) for name, each in command.items()]
+            continue
+        for parameter in inspect.signature(command, eval_str=True).parameters.values():
+            for each in getattr(parameter.annotation, "__metadata__", ()):
+                made = each(parameter.name) if inspect.isfunction(each) else each
+                parts = (getattr(made, part, "") for part in ("shown", "metavar", "help"))
+                if re.search(r"\bEPOCH\b|A number, best|Which epochs", " ".join(map(str, parts))):
+                    found.add(path)
+    return found
+
+
+def all_take_it(place: Place, state: str) -> None:
+    """Every command that takes an epoch takes the name of a candidate that stays."""
+    says = {
+        "show": f"(tag: autopilot/demo/{state})",
+        "diff": "+b",
+        "store diff": "-b",
+        "policy check": "candidate 2 of epoch 1 ",
+        "policy explain": "candidate 2 of epoch 1 by ",
+        "optimize validate": "demo candidate 2 of epoch 1, val: ",
+        "optimize test": "demo candidate 2 of epoch 1 has no test split",
+        "trace collect": '"id": "b"',
+        "promote plan": "demo, candidate 2 of epoch 1 -> main",
+        "promote execute": "candidate 2 of epoch 1",
+        "store branch": "fork: forked from demo, candidate 2 of epoch 1",
+        "store promote": f"promote execute demo --epoch {state}",
+        "experiment decide": f"promote execute demo --epoch {state}",
+        "replay": "a replay measures the best state of an epoch only",
+    }
+    words = {"store branch": ("demo", "fork", "--from"), "replay": ("demo", "--epochs")}
+    words["experiment decide"] = ("demo", "promote", "--epoch")
+    words["promote execute"] = ("--dry-run", "demo")
+    assert taking_epochs() - {"store checkout"} == says.keys()
+    for path, text in says.items():
+        done = place.autopilot(*path.split(), *words.get(path, ("demo",)), state)
+        assert text in done.out + done.err, (path, done)
+    place.call("experiment", "delete", "fork", "--yes")
+
+
 def test_states_that_stay_are_named_as_epochs_are(place: Place, tmp_path: Path) -> None:
     place.write("words.py", LETTERS)
     place.write("x.txt", "")
@@ -293,6 +343,7 @@ def test_states_that_stay_are_named_as_epochs_are(place: Place, tmp_path: Path) 
     for name in ("epoch-0001-c2", "autopilot/demo/epoch-0001-c2", commit[:8]):
         shown = place.call("show", name)
         assert "(tag: autopilot/demo/epoch-0001-c2)" in shown.out and "add b" in shown.out, shown
+    all_take_it(place, "epoch-0001-c2")
     place.call("store", "checkout", "demo", "epoch-0001-c3")
     assert place.read("x.txt") == "c"
     assert "as in candidate 3 of epoch 1" in place.call("store", "status", "demo").out

@@ -80,7 +80,7 @@ class Manifest(Record):
         parameters: Name to repository path.
         versions: Program to version.
         patterns: Name to glob, of parameters that are not all files below their path.
-        forked_from: `<slug>@<epoch>`, the state that a fork started from.
+        forked_from: `<slug>@<epoch>`, the state that a fork started from; of a candidate `@7-c2`.
         merged_with: `<slug>@<epoch>`, the state that was merged into that.
         strategies: The names of the strategies that the optimizer states.
         spaces: Name of a number or choice to its space, as `--tune` writes it.
