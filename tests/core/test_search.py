@@ -201,6 +201,8 @@ def test_a_state_that_lost_is_known_when_it_comes_again(last):
     )
     # The results of the state stand in each epoch.
     assert [bool(tree) for tree in experiment.record_of(1).trees] == [True, False]
+    module.level.data = 1  # an agent that comes to it is asked once more
+    assert experiment.judged_before() == "candidate 1 of epoch 1"
     found, items = experiment.val_of(3)
     assert (dict(found), [item.outcome for item in items]) == (
         metrics,
