@@ -7,6 +7,7 @@ import pickle
 import resource
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -77,6 +78,7 @@ def system(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> Path:
     (repository.workdir / "level.txt").write_text("1\n")
     monkeypatch.chdir(commit_all(repository.workdir, "system"))
     monkeypatch.syspath_prepend(str(repository.workdir))
+    monkeypatch.delitem(sys.modules, "system", raising=False)  # of another test
     return repository.workdir
 
 
