@@ -59,7 +59,8 @@ class Gradient:
         return f"{type(self).__name__}({self.render()[:60]!r})"
 
 
-@dataclass(frozen=True, slots=True)
+# Never changed. It is not frozen, since an epoch makes one an item, and that takes twice as long.
+@dataclass(slots=True, unsafe_hash=True)
 class Finding:
     """One piece of a text gradient.
 

@@ -107,8 +107,9 @@ def as_datum(item: object, index: int) -> Datum:
     """
     if isinstance(item, Datum):
         return item
-    dump = getattr(item, "model_dump", None)
-    payload = dump() if callable(dump) else item
+    payload = item
+    if type(item) is not dict and callable(dump := getattr(item, "model_dump", None)):
+        payload = dump()
     metadata = dict(payload) if isinstance(payload, (dict, Mapping)) else {"value": payload}
     own_id = metadata.get("id")
     return Datum(metadata=metadata, id=str(own_id) if own_id is not None else digest(payload))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,7 +30,8 @@ _LOCK_WAIT_S = 0.5
 def read_ref(repo: Repository, name: str) -> str | None:
     """The id of a ref, not peeled: of an annotated tag, the tag object's. None if missing."""
     with translated(f"cannot read {name}"):
-        found = repo.pygit.references.get(name)
+        # pygit2 never lets go of the text that it was given: one for each name, not for each call.
+        found = repo.pygit.references.get(sys.intern(name))
         return str(found.resolve().target) if found is not None else None
 
 
@@ -149,7 +151,7 @@ def _swapped(repo: Repository, name: str, expected: str) -> Iterator[pygit2.Refe
     # The comparison here is only for the message: libgit2 compares once more, under the ref's lock,
     # with what a loaded reference remembers. Reading the ref again tells that failure from others.
     try:
-        reference = repo.pygit.references.get(name)
+        reference = repo.pygit.references.get(sys.intern(name))
         current = str(reference.target) if reference is not None else None
         if reference is None or current != expected:
             raise moved(name, expected, current)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from autopilot.core.gradient import TextGradient
 from autopilot.core.optimizer import Optimizer, Step
 from autopilot.core.parameter import PathParameter
 from autopilot.core.policy import Decision
+from autopilot.core.run import Run, running
 from autopilot.core.types import Cost, Datum, Verdict
 from autopilot.git.packing import start_packing
 from autopilot.tracking.git_store import GitStore
@@ -48,10 +50,10 @@ class Drill:
         self.store = GitStore(SLUG, top, in_place=in_place)
         self.experiment = Experiment(self.store)
         self.optimizer = Optimizer([PathParameter(top / RULES)])
-        self.costs_ms: list[float] = []
-        self.processor_ms: list[float] = []
-        self.looks_ms: list[float] = []
-        self.beside_ms: list[float] = []
+        self.costs_ms = array("d")
+        self.processor_ms = array("d")
+        self.looks_ms = array("d")
+        self.beside_ms = array("d")
         self._packing = 0
         self._spent_ms = self._processor_ms = self._waited_ms = 0.0
         self.experiment.open(self.optimizer.parameters)
@@ -59,20 +61,24 @@ class Drill:
         self._taken()
 
     def run(self, epochs: int) -> None:
-        """Runs some more epochs."""
-        for epoch in range(len(self.costs_ms) + 1, len(self.costs_ms) + 1 + epochs):
-            with self._timed():
-                self.experiment.begin_step(epoch, 1)
-            self.looks_ms.append(self._taken()[0])
-            self._step(epoch)
-            self._judge(epoch)
-            cost_ms, processor_ms, waited_ms = self._taken()
-            self.costs_ms.append(cost_ms)
-            self.processor_ms.append(processor_ms)
-            if self._packing:
-                self.beside_ms.append(cost_ms - waited_ms)
-            # As the parent of a run does, which the loop does not wait for.
-            self._packing = start_packing(self.store.repo, self._packing)
+        """Runs some more epochs; Python looks for cycles as in a run."""
+        with running(Run(self.experiment)):
+            for epoch in range(len(self.costs_ms) + 1, len(self.costs_ms) + 1 + epochs):
+                self._epoch(epoch)
+
+    def _epoch(self, epoch: int) -> None:
+        with self._timed():
+            self.experiment.begin_step(epoch, 1)
+        self.looks_ms.append(self._taken()[0])
+        self._step(epoch)
+        self._judge(epoch)
+        cost_ms, processor_ms, waited_ms = self._taken()
+        self.costs_ms.append(cost_ms)
+        self.processor_ms.append(processor_ms)
+        if self._packing:
+            self.beside_ms.append(cost_ms - waited_ms)
+        # As the parent of a run does, which the loop does not wait for.
+        self._packing = start_packing(self.store.repo, self._packing)
 
     def close(self) -> None:
         """Ends the experiment as a run does."""

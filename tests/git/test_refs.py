@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import sys
 import time
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
@@ -225,3 +226,14 @@ def test_a_folder_that_goes_meanwhile_is_made_once_more(tmp_path) -> None:
 
     refs.when_unlocked(write)
     assert file.read_text() == "id"
+
+
+def test_names_that_are_looked_up_do_not_stay_in_memory(repository: Repository) -> None:
+    head = repository.head_commit()
+    refs.create_ref(repository, BRANCH, head, "")
+    name = "/".join(("refs", "heads", "lab", "x"))  # not the one that was looked up first
+    before = sys.getrefcount(name)
+    for _ in range(10):
+        refs.read_ref(repository, name)
+        refs.update_ref(repository, name, head, head, "")
+    assert sys.getrefcount(name) == before
