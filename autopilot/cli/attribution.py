@@ -71,7 +71,8 @@ def bisect_item(
 ) -> None:
     """Find the kept epoch that broke an item.
 
-    By the recorded results; nothing is measured.
+    By the recorded results, the first measurement of each state; nothing is measured. Where
+    measurements of one state differ, it says that chance may have broken it.
 
     \b
     autopilot bisect --item t17
@@ -86,6 +87,7 @@ def bisect_item(
             "split": split,
             "good": found.good and _epoch(found.good) | {"result": datum_document(found.before)},
             "bad": found.bad and _epoch(found.bad) | {"result": datum_document(found.after)},
+            "chance": found.chance,
         }
     )
     if found.good is None:
@@ -107,6 +109,8 @@ def bisect_item(
     said = found.after.error_message or found.after.feedback
     if said and not output.is_for_agent:
         output.line(f"it says: {said}")
+    if found.chance:
+        output.line(f"chance may have broken it: {found.chance}")
     output.line(f"see the change: autopilot show {notebook.slug} {number}")
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from autopilot.core.figures import gained
+from autopilot.core.noise import noise_sentence
 from autopilot.core.records.message import (
     CANDIDATE,
     EPOCH,
@@ -24,6 +25,7 @@ from autopilot.core.records.message import (
 from autopilot.core.records.record import StepRecord
 from autopilot.core.states import RecordedStates, val_record_on
 from autopilot.core.types import Datum
+from autopilot.core.writing import recorded_passes
 from autopilot.errors import ExperimentError, RepositoryError
 from autopilot.git import commits, objects
 from autopilot.git.commands import run_git
@@ -194,6 +196,7 @@ class Break:
         bad: The next one, since when it never was; None: in the newest one it is as good as ever.
         before: Its result in `good`; if it never passed, in the oldest one.
         after: Its result in `bad`; without one, in the newest one.
+        chance: What shows that chance may have broken it; "" where nothing does.
     """
 
     item: str
@@ -201,6 +204,7 @@ class Break:
     bad: Epoch | None
     before: Datum
     after: Datum
+    chance: str = ""
 
 
 def bisect(notebook: Notebook, item: str, split: str = "val") -> Break:
@@ -235,5 +239,23 @@ def bisect(notebook: Notebook, item: str, split: str = "val") -> Break:
     if all(result.outcome in NOT_PASSED for _, result in found):
         return Break(item, None, None, found[0][1], found[-1][1])
     (good, before), rest = found[last], found[last + 1 :]
-    bad, after = rest[0] if rest else (None, found[-1][1])
-    return Break(item, good, bad, before, after)
+    if not rest:
+        return Break(item, good, None, before, found[-1][1])
+    bad, after = rest[0]
+    return Break(item, good, bad, before, after, _chance(notebook, item, split, good, bad))
+
+
+def _chance(notebook: Notebook, item: str, split: str, *epochs: Epoch) -> str:
+    """What shows that an item may come out otherwise in the same state."""
+    said, differs, noise = list[str](), False, notebook.noise
+    for epoch in epochs:
+        place, read = notebook.epoch(epoch.measured).commit, notebook.journal.read_on
+        passes = recorded_passes(read, place, split, epoch.measured)
+        own = [result.outcome for results in passes for result in results if result.id == item]
+        differs |= len(set(own)) > 1
+        said.append(f"{own.count('passed')} of {len(own)} measurements of epoch {epoch.number}")
+    if differs:
+        return f"it passed in {' and in '.join(said)}"
+    if noise is None or not noise.is_noisy:
+        return ""
+    return f"measured again, the baseline was another: {noise_sentence(noise).partition(':')[0]}"

@@ -37,6 +37,7 @@ from tests.cli.test_trace import walked
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from autopilot.git.repository import Repository
     from tests.cli.conftest import Place
 
 __all__ = ["top", "walked"]
@@ -110,6 +111,64 @@ def test_the_epoch_that_broke_an_item_is_the_one_after_it_was_last_good(
     assert out.startswith("epoch 3 broke i2\n")
     assert "it says: raise it\n" in out
     assert out.endswith("see the change: autopilot show demo 3\n")
+
+
+class Coins(AutoPilotModule):
+    """The step mends all items but two, which pass as it is listed, one list a measurement."""
+
+    def __init__(self, top, fair, own):
+        super().__init__()
+        self.word = PathParameter(top / "word.txt")
+        self.fair, self.own = iter(fair), iter(own)
+
+    def forward(self, batch):
+        is_mended = self.word.read_text() != "a"
+        passed = {"fair": next(self.fair), "own": next(self.own)}
+        return Datum(items=[Datum(success=passed.get(x.id, is_mended)) for x in batch.items])
+
+    def configure_optimizers(self):
+        return Grow(self.parameters())
+
+    def val_dataloader(self):
+        return [[{"id": each} for each in ["fair", "own", *map(str, range(12))]]]
+
+
+@pytest.mark.parametrize(
+    ("fair", "own", "repeat", "chance"),
+    [
+        ([1, 1, 1], [1, 1, 0], 1, ""),
+        # Another item differs; and the item itself, in the second measurement of the baseline.
+        ([1, 0, 1], [1, 1, 0], 1, "measured again, the baseline was another: 1 of 14 items differ"),
+        (
+            *([1, 1, 1], [1, 0, 0], 1),
+            "it passed in 1 of 2 measurements of epoch 0 and in 0 of 1 measurements of epoch 1",
+        ),
+        # Two measurements of each state, the first one last: it says that the item broke.
+        (
+            *([1, 1, 1, 1], [1, 1, 1, 0], 2),
+            "it passed in 2 of 2 measurements of epoch 0 and in 1 of 2 measurements of epoch 1",
+        ),
+    ],
+)
+def test_chance_that_may_have_broken_an_item_is_said(
+    repository: Repository,
+    fair: list[int],
+    own: list[int],
+    repeat: int,
+    chance: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    top = repository.workdir
+    (top / "word.txt").write_text("a")
+    commit_all(top)
+    with closing(Experiment(GitStore("coins", top))) as experiment:
+        module = Coins(top, map(bool, fair), map(bool, own))
+        Trainer(experiment=experiment, repeat=repeat).fit(module, max_epochs=1)
+    found = bisect(Notebook(repository, "coins"), "own")
+    assert (found.good.number, found.bad.number, found.chance) == (0, 1, chance)
+    assert AutoPilotCLI().run(["-C", str(top), "bisect", "--item", "own"]) == 0
+    said = capfd.readouterr().out.splitlines()
+    assert (f"chance may have broken it: {chance}" in said) == bool(chance)
 
 
 def test_steps_that_earn_their_place_are_told_from_those_that_do_not(place: Place) -> None:
