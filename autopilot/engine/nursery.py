@@ -152,13 +152,15 @@ def _serve(channel: Connection[Any, Any]) -> None:
 
 def _start(task: AheadTask, side: Side, alive: int, held: int) -> int:
     def attempt(child: Child) -> int:
-        _make(task, side, child)
-        return 0
+        with contextlib.suppress(Exception):  # the loop meets it too, and says it
+            _make(task, side, child)
+            return 0
+        return 1
 
     def work() -> None:
         os.close(held)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        with contextlib.suppress(AutopilotError):  # the loop meets it too, and says it
+        with contextlib.suppress(AutopilotError):
             Supervisor(attempt, Observer(), task.slug, (alive,)).run()
 
     # Without this process, it ends by itself, with all that it started.

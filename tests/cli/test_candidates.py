@@ -426,6 +426,19 @@ def test_a_search_that_cannot_work_is_refused(
     assert place.git("for-each-ref", "refs/heads/autopilot", "refs/notes") == ""
 
 
+def test_what_ends_a_candidate_is_said_once(place: Place) -> None:
+    own = 'x.write_text(f"{int(x.read_text()) + 1}\\n")'
+    place.change("counter.py", (own, 'raise ValueError("broken")'))
+    done = place.autopilot("run", "counter.py", "--proposals", "2")
+    assert (done.code, done.err.count("ValueError: broken"), done.err.count("Traceback")) == (
+        *(1, 2),  # where, and in the error's line
+        1,
+    ), done
+    place.change("counter.py", ("ValueError", "ConnectionError"))
+    done = place.autopilot("run", "counter.py", "--proposals", "2", "--max-wait", "0")
+    assert (done.code, "Traceback" in done.err, "no answer" in done.err) == (1, False, True), done
+
+
 # A state is a word; an item asks for one letter. Longer words pass more and are larger.
 WORDS = """\
 from autopilot import AutoPilotModule, DataLoader, Datum, Optimizer, PathParameter, Step
