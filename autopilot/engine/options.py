@@ -266,6 +266,8 @@ class Options:
                     f"{flag(name)} holds a secret, and options are recorded in git",
                     hint="leave it out",
                 )
+            if name == "origin" and text and (folder / text).is_dir():
+                text = os.path.abspath(folder / text)  # a worker has another folder
             texts[name] = text or None
         return replace(self, **texts)
 

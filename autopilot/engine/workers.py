@@ -29,7 +29,7 @@ from autopilot.engine.executors import HERE, NO_WORKER_S, executor_of, has_worke
 from autopilot.engine.options import Options
 from autopilot.engine.wire import Answer, Block, Commits, as_request, at_worker
 from autopilot.errors import BudgetExceededError, NoMoreCallsError, RemoteError, UsageError
-from autopilot.git import refs
+from autopilot.git import refs, remotes
 from autopilot.git.repository import Repository
 from autopilot.sandbox.audit_hooks import Inputs
 from autopilot.sandbox.workspace import Workspace
@@ -82,6 +82,9 @@ def workers_of(
     if links and options.origin:
         why = f"--link {links[0]}: a worker that fetches from --origin has no ignored files"
         raise UsageError(why, hint="let the evaluation read it by a path that workers have")
+    if options.origin in remotes.remotes(workspace.user):
+        why = f"--origin {options.origin}: workers do not know the remotes of this repository"
+        raise UsageError(why, hint=f"give its address: git remote get-url {options.origin}")
     executor = executor_of(spec, options.jobs)
     held = replace(manifest, options=options.given())
     user, workdir = workspace.user, str(workspace.repo.workdir)
@@ -160,7 +163,7 @@ class Workers(Machines):
             UsageError: none answers, or it cannot; why, in one line.
         """
         tip = refs.read_ref(self._repo, Layout(self._manifest.slug).branch)
-        if not commit:
+        if is_first := not commit:
             self._commits.clear()
         commit = commit or tip or self._manifest.base
         self._commits.publish(commit)
@@ -173,6 +176,8 @@ class Workers(Machines):
         except Exception as error:  # noqa: BLE001  # an executor's, of any kind
             why = f"{type(error).__name__}: {error}".partition("\n")[0]
         if answer is None:
+            if is_first:
+                self._commits.clear()
             raise UsageError(f"{self._name}: {why}", hint=hint)
 
     # --- blocks -----------------------------------------------------------------------------

@@ -246,7 +246,7 @@ def bisect(notebook: Notebook, item: str, split: str = "val") -> Break:
 
 
 def _chance(notebook: Notebook, item: str, split: str, *epochs: Epoch) -> str:
-    """What shows that an item may come out otherwise in the same state."""
+    """Says what shows that chance may have changed an item; "" if nothing does."""
     said, differs, noise = list[str](), False, notebook.noise
     for epoch in epochs:
         place, read = notebook.epoch(epoch.measured).commit, notebook.journal.read_on

@@ -291,6 +291,14 @@ def test_what_cannot_measure_is_refused_before_anything_is_paid(
     hook.write_text("#!/bin/sh\nexit 1\n")
     hook.chmod(0o755)
     refused(*here, "--origin", str(bare), says="does not take", hint="--origin")
+    hook.unlink()
+    system.git("remote", "add", "far", str(bare))
+    refused(*here, "--origin", "far", says="remotes of", hint="get-url far", code=2)
+    # A path is one from where the command is typed.
+    near = os.path.relpath(bare, system.top)
+    system.run("run", "levels.py", *here, "--origin", near, "--max-epochs", "1")
+    assert str(bare) in system.git("log", "-p", "--all", "--format=")
+    assert system.git("for-each-ref", cwd=bare) == ""
 
 
 def test_model_calls_of_workers_are_recorded_and_paid_as_those_made_here(

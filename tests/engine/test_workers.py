@@ -16,7 +16,7 @@ from threading import Lock
 from typing import Any
 
 import pytest
-from checkouts import commit_all
+from checkouts import commit_all, make_checkout
 
 from autopilot import __version__
 from autopilot.core.experiment import Experiment
@@ -26,6 +26,7 @@ from autopilot.core.types import Result
 from autopilot.engine import wire, workers
 from autopilot.engine.wire import Block, CommitSource, at_worker
 from autopilot.errors import NoMoreCallsError, OutageError, UsageError
+from autopilot.git import refs
 from autopilot.git.repository import Repository
 from autopilot.tracking.git_store import GitStore
 
@@ -317,13 +318,15 @@ class Silent(Executor):
 
 
 def test_a_program_is_told_what_its_executor_needs(
-    system: Path, monkeypatch: pytest.MonkeyPatch
+    system: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from system import System
 
     monkeypatch.setattr(workers, "NO_WORKER_S", 0.01)
+    origin = make_checkout(tmp_path / "origin")
     with pytest.raises(UsageError, match="no worker within"):
-        fit(system, "silent", Silent())
+        fit(system, "silent", Silent(), options={"origin": str(origin)})
+    assert not refs.list_refs(Repository.discover(origin), "refs/autopilot/")  # it had pushed
 
     with ThreadPoolExecutor(1) as pool, pytest.raises(UsageError, match="names the module"):
         Trainer(executor=pool).fit(System(), max_epochs=1)
