@@ -124,6 +124,10 @@ def distill(
             ]
 
         best = measured(whole)
+        if not is_noisy and _differ(notebook, best):
+            # The baseline had no chance; this state has.
+            is_noisy, first = True, kept[-1].record.repeat
+            best = measured(whole)
         for epoch in kept:
             # `git revert`: from the state after it to the one before it, on top of the best one.
             parts = notebook.after(epoch.number), whole, notebook.before(epoch.number)
@@ -151,6 +155,12 @@ def _commit(notebook: Notebook, tree: str, what: str) -> str:
     """A commit of a state that no branch has."""
     text = plain_message(notebook.slug, what)
     return commits.commit(notebook.repo, tree=tree, parents=[notebook.start], message=text)
+
+
+def _differ(notebook: Notebook, measured: Sequence[Measurement]) -> bool:
+    """Whether measurements of one state differ in the monitored metric of an item."""
+    pairs = [paired_items(measured[0], each, "val", *notebook.monitor) for each in measured[1:]]
+    return any(any(pairing.differences) for pairing in pairs)
 
 
 def _mean(notebook: Notebook, measured: Sequence[Measurement]) -> float | None:

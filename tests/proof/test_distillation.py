@@ -121,3 +121,14 @@ def test_of_a_single_item_the_measurements_are_the_items_and_too_few_of_them_dro
     earns = {step.epoch.record.strategy: step.earns for step in enough.steps}
     assert earns == {name: name.startswith("useful") for name in NAMES}
     assert not any(step.unknown for step in enough.steps)
+
+
+def test_chance_that_the_baseline_had_not_is_seen_in_the_repeats(added, repository, monkeypatch):
+    monkeypatch.setattr(Notebook, "noise", None)
+    asked = measured_by(monkeypatch, repository, random.Random(1), size=9.0)
+    found = distill(added, repeats=2)
+    assert {n: asked.count(n) for n in (0, 1, 2)} == {0: 1, 1: 6, 2: 5}
+    earns = {step.epoch.record.strategy: step.earns for step in found.steps}
+    assert earns == {name: name.startswith("useful") for name in NAMES}
+    # Of one measurement of each state, nobody knows it.
+    assert not any(step.is_noisy for step in distill(added).steps)
