@@ -15,7 +15,7 @@ from itertools import chain, islice
 from typing import Protocol, get_args
 
 from autopilot.core.figures import better_by
-from autopilot.core.records.index import Rows
+from autopilot.core.records.index import Index, Rows
 from autopilot.core.records.learnt import (
     BLOCK_AFTER,
     DECISIONS,
@@ -161,7 +161,7 @@ class Memory:
             raise ValueError(f"block_after must be 0 or more, not {block_after}")
         self.block_after = block_after
         self.store = store
-        self.lessons: list[Lesson] | Rows[Lesson] = []
+        self.lessons: list[Lesson] | Rows[Lesson] = Index().lessons
         self.taken: Sequence[Taken] = ()
         self._learnt = Learnt(block_after)
 

@@ -2,6 +2,7 @@
 
 import random
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,20 @@ def test_without_a_store_lessons_last_as_long_as_the_memory():
     memory.learn(Lesson(epoch=1, strategy="guess", outcome="kept"))
     memory.load(memory.kept())
     assert [lesson.strategy for lesson in memory.lessons] == ["guess"]
+
+
+def test_a_lesson_that_was_learnt_takes_as_little_memory_as_its_line():
+    memory, many = Memory(), 2000
+    tracemalloc.start()
+    try:
+        for n in range(many):
+            lesson = Lesson(epoch=n, strategy="guess", outcome="kept", summary=f"guess {n}")
+            memory.learn(lesson)
+        size = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert [lesson.summary for lesson in memory.lessons] == [f"guess {n}" for n in range(many)]
+    assert size < 160 * many  # an object of each would take 230
 
 
 def test_block_after_is_no_negative_number():
