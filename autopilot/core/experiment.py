@@ -546,12 +546,14 @@ class Experiment(InProgress):
         if not self.store.exists():
             hint = "fit a Trainer with it, or attach it to an optimizer"
             raise ExperimentError(f"the experiment {self.slug} has not begun", hint=hint)
+        index = self.store.index()
         if not self.is_open:
-            self.load_history(self.store.index())
+            self.load_history(index)
         manifests = self.store.records_on(self.store.start, Manifest)
         metrics = self.metrics.get(self.best_epoch, {})
-        test, events = self.test_gain(self.best_epoch), self.events
-        return summarize([*manifests, self.manifest][0], [*self.history], metrics, events, test)
+        manifest, last = [*manifests, self.manifest][0], self.history[-1] if self.history else None
+        test = self.test_gain(self.best_epoch)
+        return summarize(manifest, index, last, metrics, self.events, test)
 
     def close(self) -> None:
         """Lets go of the store."""

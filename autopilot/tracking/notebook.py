@@ -181,7 +181,7 @@ class Notebook:
         """Its result on one page."""
         metrics = self.best.metrics if self.best else {}
         test = self.test_gain(self.best.number) if self.best else None
-        return summarize(self.manifest, self.judged(), metrics, self.events, test)
+        return summarize(self.manifest, self.index, self.last, metrics, self.events, test)
 
     def need(self, *kinds: type[Record]) -> None:
         """Reads all records of some classes, for what may leave none out.

@@ -32,6 +32,7 @@ from tests.experiments import again, git
 def _facts(index: Index) -> tuple[object, ...]:
     return (
         *(index.tips, index.length, index.start, index.outcomes, index.wishes, index.inputs),
+        index.tallies,
         *(list(index.epochs), list(index.lessons), list(index.calls)),
         *(index.kept, index.most_evaluations, index.spent, index.learnt(3), index.learnt(1)),
     )

@@ -325,7 +325,8 @@ class Summary:
 
 def summarize(
     manifest: Manifest,
-    history: Sequence[MetricsRecord],
+    index: Index,
+    last: MetricsRecord | None,
     metrics: Mapping[str, Mapping[str, float]],
     events: Sequence[Event],
     test: Gain | None = None,
@@ -333,34 +334,28 @@ def summarize(
     """The summary of an experiment.
 
     Args:
-        history: The val records of its judged epochs, oldest first.
+        index: The facts on its epochs.
+        last: The val record of the newest judged epoch.
         metrics: Of the best epoch, by split.
         events: All events, oldest first.
         test: The gain of the best epoch on the test split.
     """
-    judged = [record for record in history if record.epoch > 0]
-    tallies: dict[str, Tally] = {}
-    for record in judged:
-        for name in record.strategies() if not record.is_refused else ():
-            before = tallies.get(name, Tally(0, 0))
-            kept = before.kept + (record.verdict == "kept")
-            tallies[name] = Tally(before.used + 1, kept)
-    last = history[-1] if history else MetricsRecord(split="val", metrics={}, verdict="baseline")
+    last = last or MetricsRecord(split="val", metrics={}, verdict="baseline")
     sessions = [event for event in events if event.name in (*_ENDS, *_BEGINNINGS)]
     decisions = [event for event in events if event.name == "decided"]
     return Summary(
         slug=manifest.slug,
         idea=manifest.idea,
         hypothesis=manifest.hypothesis,
-        epochs=len(judged),
-        kept=sum(record.verdict == "kept" for record in judged),
+        epochs=index.outcomes.total(),
+        kept=(index.kept >> 1).bit_count(),  # without the baseline
         monitor=last.monitor,
         mode=last.mode,
         baseline=last.baseline,
         best=last.best,
         best_epoch=last.best_epoch,
         metrics=metrics,
-        strategies=tallies,
+        strategies={name: Tally(*counts) for name, counts in index.tallies.items()},
         cost=last.spent,
         started=next((event.time for event in events if event.name in _BEGINNINGS), ""),
         ended=sessions[-1].name if sessions and sessions[-1].name in _ENDS else "",

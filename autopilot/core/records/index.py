@@ -17,7 +17,7 @@ from autopilot.core.records.ledger import Spent
 from autopilot.core.records.record import Lesson, LlmRecord, MetricsRecord, Record, StepRecord
 
 T = TypeVar("T")
-_VERSION = 8
+_VERSION = 9
 # The classes of records that it is made from.
 INDEXED: tuple[type[Record], ...] = (MetricsRecord, StepRecord, Lesson, LlmRecord)
 
@@ -190,6 +190,8 @@ class Index:
         start: In git, the first commit.
         length: In git, how many commits the branch has, from the start commit on.
         outcomes: Outcome to number of epochs, the baseline not counted.
+        tallies: Strategy to how many epochs used it, and how many of those were kept; without
+            epochs that a person refused.
         wishes: Id of a person's word to the epoch whose optimizer read it.
         inputs: Repository path to the first blob id of what evaluations read.
         kept: The bits of kept epochs.
@@ -204,6 +206,7 @@ class Index:
     start: str = ""
     length: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
+    tallies: dict[str, list[int]] = field(default_factory=dict)
     wishes: dict[str, int] = field(default_factory=dict)
     inputs: dict[str, str] = field(default_factory=dict)
     kept: int = 0
@@ -236,6 +239,7 @@ class Index:
         """Takes in records, with the revisions that they are on; known ones change nothing."""
         self.outcomes, self.wishes = Counter(self.outcomes), dict(self.wishes)
         self.spent, self.inputs = dict(self.spent), dict(self.inputs)
+        self.tallies = dict(self.tallies)
         self.epochs, self.lessons = self.epochs.copy(), self.lessons.copy()
         lessons, before = list[Lesson](), self.calls
         calls = dict[tuple[str, str], LlmRecord]()
@@ -250,7 +254,7 @@ class Index:
             elif isinstance(record, MetricsRecord):
                 self.inputs = {**record.inputs, **self.inputs}
                 if record.split == "val" and not record.is_candidate:
-                    self._take_epoch(Judged.of(record, at), record.outcome)
+                    self._take_epoch(Judged.of(record, at), record)
         self.calls = before.copy()
         for call, paid in calls.items():
             if call not in before.with_text(call[0]):
@@ -260,11 +264,14 @@ class Index:
         self._take_lessons(lessons)
         return self
 
-    def _take_epoch(self, judged: Judged, outcome: str) -> None:
+    def _take_epoch(self, judged: Judged, record: MetricsRecord) -> None:
         if self.epochs.insert(judged) is not None:
-            self.outcomes[outcome] += judged.number > 0
+            self.outcomes[record.outcome] += judged.number > 0
             self.kept |= judged.is_kept << judged.number
             self.most_evaluations = max(self.most_evaluations, judged.counted)
+            for name in record.strategies() if judged.number and not record.is_refused else ():
+                used, kept = self.tallies.get(name, (0, 0))
+                self.tallies[name] = [used + 1, kept + judged.is_kept]
 
     def _take_lessons(self, lessons: Iterable[Lesson]) -> None:
         new, is_behind = list[Lesson](), True
@@ -325,7 +332,7 @@ def numbers_of(bits: int) -> list[int]:
     return [number for number, bit in enumerate(reversed(f"{bits:b}")) if bit == "1"]
 
 
-_PLAIN = ("tips", "start", "length", "wishes", "outcomes", "inputs", "most_evaluations")
+_PLAIN = ("tips", "start", "length", "wishes", "outcomes", "tallies", "inputs", "most_evaluations")
 
 
 def _without_texts(record: Record) -> Record:

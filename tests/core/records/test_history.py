@@ -87,9 +87,10 @@ def test_the_summary_is_of_the_judged_epochs() -> None:
         Event(name="finished", time="tuesday"),
         Event.decided("promote", "now", "ada", 1, "commit-1"),
     ]
-    judged = [record for record in RECORDS if record.split == "val"]
-    summary = summarize(Manifest(slug="a", idea="less"), judged, {}, events)
-    assert (summary.epochs, summary.kept, summary.best_epoch) == (2, 1, 1)
+    refused = val(3, 0.6, "rejected", strategy="add", outcome="refused", best=0.7, best_epoch=1)
+    index = Index().take((f"commit-{record.epoch}", record) for record in [*RECORDS, refused])
+    summary = summarize(Manifest(slug="a", idea="less"), index, refused, {}, events)
+    assert (summary.epochs, summary.kept, summary.best_epoch) == (3, 1, 1)
     assert summary.strategies == {"prune": Tally(1, 1), "add": Tally(2, 1)}
     assert summary.gain == pytest.approx(0.2)
     assert (summary.started, summary.ended) == ("monday", "finished")
@@ -97,7 +98,7 @@ def test_the_summary_is_of_the_judged_epochs() -> None:
 
 
 def test_a_summary_of_nothing_has_no_numbers() -> None:
-    summary = summarize(Manifest(slug="a"), [], {}, [Event(name="created")])
+    summary = summarize(Manifest(slug="a"), Index(), None, {}, [Event(name="created")])
     assert (summary.epochs, summary.baseline, summary.gain, summary.mode) == (0, None, None, "max")
     assert (summary.started, summary.ended, summary.decision) == ("", "", None)
     history = History(lambda revision: [])
