@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Done, Place
 
 WHO = ("parent", "child", "both")
-MOMENTS = int(os.environ.get("AUTOPILOT_KILLS", "5"))
+MOMENTS = int(os.environ.get("AUTOPILOT_KILLS", "3"))
 """How many moments each test draws; 40 for a thorough look."""
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["finished", "game"]
 
 SEARCH = ("--proposals", "3", "--parents", "2", "--objective", "accuracy")
-OPTIONS = ("--accumulate", "2", "--max-epochs", "3", "--seed", "7", *SEARCH)
+OPTIONS = ("--accumulate", "2", "--max-epochs", "2", "--seed", "7", *SEARCH)
 
 
 def story_of(game: Game, slug: str) -> dict[str, Any]:
@@ -54,9 +54,9 @@ def test_any_process_of_a_search_may_be_killed(game: Game) -> None:
     assert (done := place.autopilot("run", "game.py", "-e", "whole", *OPTIONS)).code == 0, done
     duration_s, reference = time.monotonic() - began, told(game, "whole")
     origins = {record.get("origin", "") for record in reference["metrics"]}
-    assert len(origins) > 3, origins
+    assert len(origins) > 2, origins
     chance = random.Random(3)
-    for number, who in enumerate(["parent", "all", "one", "one", "one"]):
+    for number, who in enumerate(["parent", "all", "one"]):
         slug = f"{who}-{number}"
         process = place.start("run", "game.py", "-e", slug, *OPTIONS)
         time.sleep(chance.uniform(0.2, 0.8) * duration_s)

@@ -242,7 +242,7 @@ def test_kills_at_random_moments_lead_to_the_same_trees(pipeline: Pipeline) -> N
         return place.start("run", "target.py:System", "-e", slug, *OPTIONS)
 
     for who in WHO:
-        for slug, done in kills(place, who, start, duration_s, MOMENTS // 2 + 1):
+        for slug, done in kills(place, who, start, duration_s, MOMENTS // 3 or 1):
             if done.code != 0:
                 exists = place.git("for-each-ref", f"refs/heads/autopilot/{slug}")
                 assert who != "child" or not exists, done

@@ -362,7 +362,7 @@ def test_kill_again_and_again(game: Game) -> None:
     chance = random.Random(1)
     with game.place.untouched():
         game.killed("one", duration_s * 0.8)
-        for _ in range(6):
+        for _ in range(4):
             if game.exists("one"):
                 game.killed("one", chance.uniform(0.2, duration_s), "resume", "one")
             else:
@@ -373,11 +373,13 @@ def test_kill_again_and_again(game: Game) -> None:
     game.place.check_sound()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupt(game: Game, number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "moments"), [(signal.SIGINT, (5, 70)), (signal.SIGTERM, (40, 110))]
+)
+def test_interrupt(game: Game, number: int, moments: tuple[int, ...]) -> None:
     expected = game.story_of_ref
     with game.place.untouched():
-        for wanted in (5, 40, 70, 110):
+        for wanted in moments:
             slug = f"stop-{wanted}"
             before = len(game.evaluations())
             process = game.place.start("run", "game.py", "-e", slug, *OPTIONS)
@@ -450,9 +452,9 @@ def test_kill_before_and_after_writes_of_each_kind(game: Game) -> None:
 
 
 def test_the_kills_that_are_no_test_can_be_started(tmp_path: Path) -> None:
-    command, top = [sys.executable, "-m", "tests.kills", "2", "tune"], Path(__file__).parents[2]
+    command, top = [sys.executable, "-m", "tests.kills", "1", "tune"], Path(__file__).parents[2]
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     done = subprocess.run(command, cwd=top, env=environment, capture_output=True, text=True)
     figures = "0 lost, 0 commits without notes, 0 other trees, 0 did not go on"
-    assert done.stdout.splitlines()[-1] == f"2 kills: {figures} (tune, child)", done
+    assert done.stdout.splitlines()[-1] == f"1 kills: {figures} (tune, parent)", done
     assert (done.returncode, list(tmp_path.glob("autopilot-kills-*"))) == (0, [])

@@ -142,11 +142,11 @@ def test_a_screened_race_is_exact_read_and_replayed(steps: Place, tmp_path: Path
 
 
 def test_candidates_are_screened_and_raced_side_by_side(steps: Place, tmp_path: Path) -> None:
-    limited = (*OPTIONS, "--max-epochs", "2", "--proposals", "3", "--jobs", "2")
+    limited = (*OPTIONS, "--max-epochs", "1", "--proposals", "4", "--jobs", "2")
     steps.run("run", "steps.py", "-e", "whole", *limited)
     reference = story(steps, "whole")
-    epochs = [record for record in steps.judged("whole") if "revisions" in record]
-    assert [record["cost"]["saved"] > limit for record, limit in zip(epochs, (30, 0), strict=True)]
+    (epoch,) = [record for record in steps.judged("whole") if "revisions" in record]
+    assert epoch["verdict"] == "kept" and epoch["cost"]["saved"] > 30
     rows = steps.run("log", "whole", "-v").out
     assert "screened on 8 train items" in rows and " of 30 val items)" in rows
     evaluations(tmp_path)
