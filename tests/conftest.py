@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -33,8 +34,11 @@ sys.dont_write_bytecode = False
 # A guard that is pytest would load all plugins of this environment: a second of a processor each.
 os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
 
-# How long an example takes says something about the machine, which others use too.
-settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# How long an example takes says something about the machine, which others use too. Each run draws
+# others: half of the usual number costs half of the time.
+settings.register_profile(
+    "shared", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("shared")
 
 
@@ -79,8 +83,9 @@ def pytest_collection(session: pytest.Session) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """No collection of garbage looks at thousands of tests again and again."""
+    """No collection of garbage looks at thousands of tests again and again, and each comes late."""
     freeze()
+    gc.set_threshold(5_000)  # below what a run sets
 
 
 Serve = Callable[[Script | Sequence[Reply]], MessagesServer]

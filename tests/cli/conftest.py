@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkouts import copy_checkout, make_checkout, own_home
+from checkouts import ALONE, copy_checkout, make_checkout, own_home
 from forks import Process, fork
 from waiting import RULES as WAITING_RULES
 
@@ -142,7 +142,8 @@ class Place:
     def commit(self, message: str = "change") -> str:
         """Commits everything; returns the commit."""
         self.git("add", "--all")
-        self.git("commit", "--quiet", "--no-verify", "--no-gpg-sign", "--message", message)
+        quick = "--quiet", "--no-verify", "--no-gpg-sign"
+        self.git(*ALONE, "commit", *quick, "--message", message)
         log = self.top / ".git/logs/HEAD"
         if not log.is_file():
             return self.git("rev-parse", "HEAD")
