@@ -82,6 +82,7 @@ class DaskWorkers(Executor):
 
     def __init__(self, address: str, spec: str) -> None:
         self._address, self._spec, self._client = address, spec, cast(Any, None)
+        self._width = 1
         self._connect()
 
     @property
@@ -120,7 +121,9 @@ class DaskWorkers(Executor):
 
     @property
     def _max_workers(self) -> int:
-        return max(int(sum(self._client.nthreads().values())), 1)
+        with contextlib.suppress(Exception):  # the scheduler is gone: who hands over learns it
+            self._width = max(int(sum(self._client.nthreads().values())), 1)
+        return self._width
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **more: Any) -> Future[Any]:
         if self._client.status != "running":  # it would wait a while, and then close itself

@@ -40,7 +40,7 @@ from autopilot.engine.known import know_others
 from autopilot.engine.loading import users_code
 from autopilot.engine.options import Options
 from autopilot.engine.supervisor import Supervisor
-from autopilot.errors import AutopilotError
+from autopilot.errors import AutopilotError, ExperimentError
 from autopilot.git import refs
 from autopilot.git.commands import looking
 from autopilot.git.locks import ExclusiveLock
@@ -97,14 +97,24 @@ class Nursery:
         theirs.close()
 
     def work(self, task: AheadTask) -> None:
-        """Lets candidates be made and measured, as far as nothing stands in the way of one."""
-        self._channel.send(task)
+        """Lets candidates be made and measured, as far as nothing stands in the way of one.
+
+        Raises:
+            ExperimentError: somebody has ended the process.
+        """
         try:
-            self._channel.recv()
-        except KeyboardInterrupt:
-            self._channel.send(None)  # they end as a run does: calls that are paid are waited for
-            self._channel.recv()
-            raise
+            self._channel.send(task)
+            try:
+                self._channel.recv()
+            except KeyboardInterrupt:
+                self._channel.send(None)  # they end as a run does: paid calls are waited for
+                self._channel.recv()
+                raise
+        except (EOFError, OSError) as error:
+            raise ExperimentError(
+                "the process that starts the candidates was ended from outside",
+                hint=f"go on: autopilot resume {task.slug}",
+            ) from error
 
     def close(self) -> None:
         """Ends it with all that it started."""
