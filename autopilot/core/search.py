@@ -42,7 +42,8 @@ class SearchLoop(EpochLoop):
         parents: How many states they start from, fewer while there are fewer.
         selection: Chooses these states; the best ones unless given.
         keep: How many candidates of an epoch may stay beside the best one: those that no other
-            state dominates, and that no gate forbids. None: all of them.
+            state dominates, in which no item lost its value, and that no gate forbids. None: all
+            of them.
         objectives: Val metrics that a state may be good at beside the items: "f1", or with a
             direction "seconds:min".
         merge: Let one candidate of an epoch be the merge of two undominated states that are good at
@@ -134,6 +135,7 @@ class SearchLoop(EpochLoop):
             if decision.kept:
                 revision, parents = fit.experiment.revision_of(fit.epoch), record.parents or (best,)
                 self._pool(fit).add(fit.epoch, 0, (fit.metrics["val"], items), revision, parents)
+                self._pool(fit).pool.tip = epoch_tag(fit.epoch)
             self._pool(fit).count(record)
 
     def _attempt(self, fit: Fit, attempt: Draft, tried: Sequence[Draft]) -> None:
@@ -211,10 +213,13 @@ class SearchLoop(EpochLoop):
         if leader is not None:
             frontier.add(self._state(fit, leader))
         for attempt in others:
-            is_open = kept < self.keep and attempt.is_new
+            view = _view(fit, attempt)
+            # Over fewer items a value may be higher, and the search would start from it for ever.
+            has_lost = view.comparison is not None and view.comparison.lost
+            is_open = kept < self.keep and attempt.is_new and not has_lost
             if is_open and frontier.add(self._state(fit, attempt)):
                 # Gates that compare with the best have nothing to compare with.
-                alone = replace(_view(fit, attempt), best={}, best_items=())
+                alone = replace(view, best={}, best_items=())
                 if decide(fit.policy, alone, attempt.errors).kept:
                     attempt.is_beside = True
                     reason = "no other state is as good on all items"

@@ -142,8 +142,7 @@ class Frontier:
         assert self._first is not None
         pairs = list(zip(scores, self._first, strict=True))
         bits = [score > first for score, first in pairs]
-        bits += [score >= first for score, first in pairs]
-        return _bits(bits)
+        return _bits([*bits, *(score >= first for score, first in pairs)])
 
 
 def _bits(each: Iterable[bool]) -> int:
@@ -157,11 +156,12 @@ class Pool:
         states: In the order in which they were kept, the baseline first.
         frontier: Those that no other dominates.
         merged: The names of each two that were merged.
+        tip: The name of the branch's best state: over fewer items, another's value may be higher.
     """
 
     def __init__(self, states: Iterable[State] = ()) -> None:
         self.states: dict[str, State] = {}
-        self.frontier, self.merged = Frontier(), set[frozenset[str]]()
+        self.frontier, self.merged, self.tip = Frontier(), set[frozenset[str]](), ""
         for state in states:
             self.add(state)
 
@@ -173,12 +173,12 @@ class Pool:
     def count(self, name: str, *, gained: bool) -> None:
         """A candidate was made from a state; it was better than it, or not."""
         if (state := self.states.get(name)) is not None:  # a reader may lack its record
-            gains = state.gains + gained
-            self.states[name] = replace(state, tries=state.tries + 1, gains=gains)
+            self.states[name] = replace(state, tries=state.tries + 1, gains=state.gains + gained)
 
     def ranked(self) -> list[State]:
-        """All states, the best one first."""
-        return sorted(self.states.values(), key=_BY_VALUE, reverse=True)
+        """All states, the branch's best one first, the others by value."""
+        states = self.states.values()
+        return sorted(states, key=lambda s: (s.name == self.tip, *_BY_VALUE(s)), reverse=True)
 
     def pairs(self, chance: Random) -> Iterator[tuple[State, State, State]]:
         """Undominated states to be merged, each pair's better one first.

@@ -178,6 +178,7 @@ class RecordedStates:
                 self.count(record)
             if row.is_kept:
                 best = [epoch_tag(row.number if record.reused is None else record.reused)]
+                self.pool.tip = best[0]
 
     def _begin(self, baseline: MetricsRecord, items: Sequence[Datum]) -> None:
         self.monitor, self.mode = baseline.monitor, baseline.mode

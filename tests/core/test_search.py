@@ -132,6 +132,52 @@ def test_candidates_that_no_other_dominates_stay_and_are_started_from():
     assert [*again._states.pool.states][: len(known)] == known
 
 
+class Hard(Level):
+    """A score for each of two items; the hard one raises in the states named."""
+
+    monitor, mode = "score", "max"
+
+    def __init__(self, raises):
+        super().__init__()
+        self.raises = raises
+
+    def forward(self, batch):
+        return Datum(items=[self.one(item.metadata["at"]) for item in batch.items])
+
+    def one(self, at):
+        level = self.level.data
+        if at == "hard" and level in self.raises:
+            return Datum(error_message="too hard")
+        # A state in which it raises is the best one at the easy item.
+        easy = 20.0 + level if level in self.raises and level else 10.0
+        return Datum(metrics={"score": easy if at == "easy" else level / 10})
+
+    def train_dataloader(self):
+        return DataLoader([{"id": at, "at": at} for at in ("easy", "hard")], 2)
+
+    val_dataloader = train_dataloader
+
+
+def test_a_search_goes_on_from_the_best_state_where_another_has_more_over_fewer_items():
+    module, experiment = Hard(raises={0}), Experiment(InMemoryStore())
+    for epochs in (2, 3):  # the second run goes on
+        trainer = Trainer(experiment=experiment, loop=SearchLoop(2))
+        trainer.fit(module, max_epochs=epochs)
+    baseline, *others = map(experiment.record_of, range(4))
+    assert others[0].metrics["score"] < baseline.metrics["score"]
+    assert [record.verdict for record in others] == ["kept"] * 3
+    assert [set(record.origins) for record in others] == [{epoch_tag(at)} for at in range(3)]
+
+
+@pytest.mark.parametrize("select", ["best", "beam:2", "bandit", "tournament", "frontier"])
+def test_a_state_in_which_an_item_lost_its_value_does_not_stay(select):
+    module, experiment = Hard(raises={2}), Experiment(InMemoryStore())
+    loop = SearchLoop(2, 1, selection(select), keep=None)
+    Trainer(experiment=experiment, loop=loop).fit(module, max_epochs=1)
+    made = experiment.record_of(1)
+    assert (made.verdict, made.candidate, made.stay) == ("kept", 1, ())
+
+
 class Back(Optimizer):
     """The second candidate wins once or twice; then both come to a state that lost beside it."""
 
