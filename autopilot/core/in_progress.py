@@ -269,15 +269,13 @@ class InProgress(History):
 
     def end_pass(self, at: Position, items: int) -> int:
         """Takes down what a pass over so many items depends on; returns how many were known."""
-        source, reach, known = self.progress.facts(at)
-        given = self.cache.seen if self.cache is not None and reach else ""
-        facts = TraceRecord(
-            split=at.split, repeat=at.repeat, given=given, reach=reach, source=source, known=known
-        )
+        facts = self.progress.facts(at)
+        if self.cache is not None and facts.reach:
+            facts = replace(facts, given=self.cache.seen)
         self.now.facts[at.split, at.repeat] = facts
         if at.repeat == 0:
-            self.now.recalled = known_sentence(facts, items) if known else ""
-        return known
+            self.now.recalled = known_sentence(facts, items) if facts.known else ""
+        return facts.known
 
     @contextmanager
     def seeded(self, *parts: object) -> Iterator[None]:

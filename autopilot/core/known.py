@@ -13,6 +13,7 @@ import marshal
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -36,6 +37,7 @@ class Known(ABC):
         self.is_off, self.seen = False, ""
         self._at, self._source = Position(), ""
         self._results: dict[int, _Values] = {}
+        self._own: Mapping[str, Any] = {}
 
     @abstractmethod
     def sources(self, at: Position, state: str) -> list[TraceRecord]:
@@ -65,7 +67,7 @@ class Known(ABC):
             is_counted: It is one of the measurements that an epoch has; of one that tells how far
                 measurements differ, nothing is known.
         """
-        self._at, self._results, self._source, self.seen = at, {}, "", ""
+        self._at, self._results, self._own, self._source, self.seen = at, {}, {}, "", ""
         self.begin(state)
         found = self.sources(at, state) if is_counted and not self.is_off else []
         if found:
@@ -84,10 +86,11 @@ class Known(ABC):
         values = self._results.get(at.number) if at.item < 0 else None
         if values is None or _pass_of(at) != _pass_of(self._at):
             return None
-        made = [datum_from_json(value, split=at.split, epoch=at.epoch) for value in values]
-        if not batch.items and [item.id for item in made] == [batch.id]:
+        read = partial(datum_from_json, split=at.split, epoch=at.epoch)
+        made = [read(value) for value in values]
+        if not (batch.items or self._own) and [item.id for item in made] == [batch.id]:
             return made[0], self._source
-        return Datum(at.split, at.epoch, items=made, id=batch.id), self._source
+        return replace(read({**self._own, "id": batch.id}), items=made), self._source
 
     def _take(self, sources: Sequence[TraceRecord], batches: Sequence[Datum]) -> None:
         digest = hashlib.sha256(b"".join(map(_content, batches))).hexdigest()[:16]
@@ -96,24 +99,28 @@ class Known(ABC):
         for each in sources:
             items = each.items
             sizes = [len(items)] if len(batches) == 1 else [len(batch) for batch in batches]
-            if each.given != digest or sum(sizes) != len(items):
+            is_usable = len(batches) == 1 or not each.own
+            if each.given != digest or sum(sizes) != len(items) or not is_usable:
                 continue
             ends = pairwise(accumulate(sizes, initial=0))
             whole: dict[int, _Values] = {n: items[a:b] for n, (a, b) in enumerate(ends)}
-            found = {n: values for n, values in whole.items() if _is_result(values)}
-            if any(self._results.get(n, values) != values for n, values in found.items()):
+            found = {n: values for n, values in whole.items() if _is_result([*values, each.own])}
+            is_other = bool(self._results) and self._own != each.own
+            if is_other or any(self._results.get(n, x) != x for n, x in found.items()):
                 # Measured twice with two results: they do not follow from the content.
                 self._results = {}
                 return
             if len(found) > len(self._results):
-                self._source, self._results = each.source, found
+                self._source, self._results, self._own = each.source, found, each.own
 
 
 def is_plain(data: Datum, batch: Datum) -> bool:
-    """Whether a batch's result is no more than the results of its items, which traces have."""
-    is_alike = len(data.items) == len(batch.items) or (not batch.items and len(data.items) > 1)
+    """Whether traces have a batch's result: those of its items, or of one without any, all."""
     own = datum_to_json(replace(data, items=[]), check=False) if data.items else {}
-    return is_alike and own.keys() <= {"id"}
+    has_own = bool(own.keys() - {"id"})
+    if batch.items:
+        return len(data.items) == len(batch.items) and not has_own
+    return len(data.items) != 1 or has_own  # a lone item looks as a result without items
 
 
 def is_same(first: Sequence[Datum], second: Sequence[Datum]) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from autopilot.core import graph
-from autopilot.core.records.record import ProgressNote
+from autopilot.core.records.record import ProgressNote, TraceRecord
 from autopilot.core.store import Store
 from autopilot.core.types import Cost, Datum, datum_from_json, datum_to_json, digest, unlike_json
 
@@ -110,7 +110,7 @@ class EpochProgress:
         self._begun: dict[tuple[int, int], ProgressNote] = {}
         self._lent: dict[tuple[_BatchKey, int, str], ProgressNote] = {}
         # Of the results of this epoch: whether they were known, on what they depend, how many.
-        self._facts: dict[_BatchKey, tuple[str, tuple[str, ...], int]] = {}
+        self._facts: dict[_BatchKey, tuple[str, tuple[str, ...], int, Mapping[str, Any]]] = {}
         self._parts = set[_BatchKey]()
         self.lost, self.borrowed = Cost(), 0
         self.restarts, self.restarts_s = 0, 0.0
@@ -237,10 +237,11 @@ class EpochProgress:
             self._parts.add(at.batch)  # another process may have measured the rest
         else:
             reach = () if at.batch in self._parts else note.reach
-            self._facts[at.batch] = note.source, reach, size
+            own = {name: x for name, x in note.data.items() if name not in ("id", "items")}
+            self._facts[at.batch] = note.source, reach, size, own if "items" in note.data else {}
 
-    def facts(self, at: Position) -> tuple[str, tuple[str, ...], int]:
-        """Of a pass over a split: who measured its known results, its reach, how many were known.
+    def facts(self, at: Position) -> TraceRecord:
+        """What a pass over a split depends on, and where its known results are from.
 
         Where another process is to go on in its middle, the last result says whether all that is
         to be read anew was.
@@ -248,11 +249,16 @@ class EpochProgress:
         here = at.split, at.epoch, at.repeat
         found = [x for (split, n, _, r), x in self._facts.items() if (split, n, r) == here]
         last = found[-1][1] if found else ()
-        words = {word for _, reach, _ in found for word in reach if word != STALE or word in last}
-        is_whole = all(reach for _, reach, _ in found) and words <= REACH
-        source = next((source for source, _, _ in found if source), "")
-        known = sum(size for source, _, size in found if source)
-        return source, tuple(sorted(words)) if is_whole else (), known
+        words = {word for _, reach, *_ in found for word in reach if word != STALE or word in last}
+        is_whole = all(reach for _, reach, *_ in found) and words <= REACH
+        return TraceRecord(
+            split=at.split,
+            repeat=at.repeat,
+            reach=tuple(sorted(words)) if is_whole else (),
+            own=found[0][-1] if len(found) == 1 else {},
+            source=next((source for source, *_ in found if source), ""),
+            known=sum(size for source, _, size, _ in found if source),
+        )
 
     def _count(self, position: Position, key: str, items: int) -> None:
         """Counts a result of several candidates for the first of them, whichever measured it."""

@@ -150,6 +150,17 @@ def test_what_programs_read_is_not_known_unless_the_user_says_so(place):
     assert known(place, "second") == {}
     place.run("run", *rules, "-e", "third", "--max-epochs", "1", "--cache")
     assert (0, "val", 0) in known(place, "third")
+    # A metric beside items, too.
+    two = '[{"id": "a", "success": true}, {"id": "b", "success": false, "feedback": "more"}]'
+    place.write("bench.sh", f"echo '{{\"size\": '$(wc -c < x.txt)', \"items\": {two}}}'\n")
+    place.commit()
+    place.run("run", *rules, "-e", "fourth", "--max-epochs", "1")
+    place.run("run", *rules, "-e", "fifth", "--max-epochs", "1", "--cache")
+    assert {(0, "val", 0), (1, "val", 0)} <= known(place, "fifth").keys()
+    scores = [place.call("log", name, "--json").document["log"] for name in ("fourth", "fifth")]
+    first, second = ([row["metrics"] for row in log] for log in scores)
+    assert first == second != []
+    place.run("replay", "fifth")
 
 
 def test_candidates_know_what_others_measured_and_links_count_by_content(place):

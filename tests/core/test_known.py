@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy
 import pytest
@@ -87,6 +88,19 @@ def test_a_batch_with_an_item_that_failed_or_was_not_measured_is_not_known(fault
     assert list(found([record(batches(), *dead)], batches())) == [0]
 
 
+def test_a_split_that_is_one_batch_has_its_own_metrics():
+    """As a command prints them, beside its items."""
+    given = [(0, Datum(id="val"), True)]
+    one = replace(record(given, *results(3)), own={"metrics": {"accuracy": 0.5}})
+    known = Recorded(one)
+    for number, batch, _ in known.batches(AT, "s", given, is_counted=True):
+        data, _ = known.find(Position("val", 3, number), batch)
+        assert (data.id, data.metrics, len(data.items)) == ("val", {"accuracy": 0.5}, 3)
+    other = replace(one, own={"metrics": {"accuracy": 0.6}})
+    assert found([one, one], given) and found([one, other], given) == {}
+    assert found([replace(one, own={"error_message": "it died"})], given) == {}
+
+
 def test_results_that_differ_are_no_function_of_content():
     one, other = results(), results()
     other[2].metrics = {"seconds": 0.1}
@@ -107,11 +121,12 @@ def test_a_result_that_traces_do_not_hold_as_it_was_is_not_known():
     assert not is_plain(Datum(success=True), batch)
     assert is_plain(Datum(success=True), Datum(id="one"))
     assert not is_plain(Datum(items=results(1)), Datum(id="one"))
+    assert is_plain(Datum(items=results(1), metrics={"f1": 0.5}), Datum(id="one"))
 
     progress = Experiment().progress
     odd = Datum(items=[Datum(id="i0", success=True, metadata={"at": (1, 2)}), Datum(id="i1")])
     progress.note(AT, batch, odd, 0.1, "s", reach=("content",))
-    assert progress.facts(AT) == ("", (), 0)
+    assert progress.facts(AT) == TraceRecord(split="val")
 
 
 def test_a_pass_reaches_as_far_as_all_of_its_results():
@@ -120,7 +135,7 @@ def test_a_pass_reaches_as_far_as_all_of_its_results():
         for n, words in enumerate(of_batches):
             note = ProgressNote(epoch=3, split="val", batch=n, item=item, key="k", reach=words)
             experiment.progress._take_down(Position("val", 3, n, item=item), note, 2)
-        return experiment.progress.facts(AT)[1]
+        return experiment.progress.facts(AT).reach
 
     assert reach(("content",), ("chance", "content")) == ("chance", "content")
     assert reach(("content",), ()) == ()

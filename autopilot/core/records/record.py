@@ -413,6 +413,7 @@ class TraceRecord(Record):
         given: Digest of the batches in their order, with the content of their items.
         reach: What the results depend on: "content" alone, or "chance" and "programs" too; empty
             where that is not known.
+        own: What the result of the split's only batch has beside items, such as its metrics.
         source: The experiment and epoch that measured those of them that were known, as "a-1@3".
         known: How many these are.
     """
@@ -423,6 +424,7 @@ class TraceRecord(Record):
     repeat: int = 0
     given: str = ""
     reach: tuple[str, ...] = ()
+    own: Mapping[str, Any] = field(default_factory=dict)
     source: str = ""
     known: int = 0
 
