@@ -236,12 +236,12 @@ class EpochProgress:
         if at.item >= 0:
             self._parts.add(at.batch)  # another process may have measured the rest
         else:
-            reach = () if at.batch in self._parts else note.reach
             own = {name: x for name, x in note.data.items() if name not in ("id", "items")}
-            self._facts[at.batch] = note.source, reach, size, own if "items" in note.data else {}
+            own = own if "items" in note.data else {}
+            self._facts[at.batch] = note.source, note.reach, size, own
 
     def facts(self, at: Position) -> TraceRecord:
-        """What a pass over a split depends on, and where its known results are from.
+        """The facts of a pass over a split: its reach, and where its known results are from.
 
         Where another process is to go on in its middle, the last result says whether all that is
         to be read anew was.
@@ -311,7 +311,7 @@ class EpochProgress:
             seconds=seconds,
             waits=waits,
             source=source,
-            reach=() if is_odd else reach,
+            reach=() if is_odd or position.batch in self._parts else reach,
         )
         self._store.note_progress(note)
         self._take_down(position, note, len(batch))
