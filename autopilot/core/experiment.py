@@ -243,7 +243,8 @@ class Experiment(InProgress):
             self.check_unedited()
         # What happens on other machines is not known here.
         is_here = self.machines is None and position.split != "train"
-        reach = self.cache.reach() if self.cache and is_here and is_plain(data, batch) else ()
+        is_taken = is_here and (position.item >= 0 or is_plain(data, batch))
+        reach = self.cache.reach() if self.cache and is_taken else ()
         state = self.now.state
         self.progress.note(position, batch, data, seconds, state, waits=waits, reach=reach)
         self.people.look()

@@ -111,7 +111,7 @@ class EpochProgress:
         self._lent: dict[tuple[_BatchKey, int, str], ProgressNote] = {}
         # Of the results of this epoch: whether they were known, on what they depend, how many.
         self._facts: dict[_BatchKey, tuple[str, tuple[str, ...], int, Mapping[str, Any]]] = {}
-        self._parts = set[_BatchKey]()
+        self._parts = defaultdict[_BatchKey, list[tuple[str, ...]]](list)
         self.lost, self.borrowed = Cost(), 0
         self.restarts, self.restarts_s = 0, 0.0
         self.notes: tuple[str, ...] = ()
@@ -232,12 +232,18 @@ class EpochProgress:
         self._take_down(position, found, len(batch))
         return datum_from_json(found.data, split=position.split, epoch=position.epoch)
 
+    def _joined(self, at: Position, reach: tuple[str, ...]) -> tuple[str, ...]:
+        """The reach of a result with that of its items, if they were measured one by one."""
+        parts = [reach, *(self._parts[at.batch] if at.item < 0 else ())]
+        words = {word for part in parts[1:] for word in part if word != STALE}.union(reach)
+        return tuple(sorted(words)) if all(parts) else ()
+
     def _take_down(self, at: Position, note: ProgressNote, size: int) -> None:
         if at.item >= 0:
-            self._parts.add(at.batch)  # another process may have measured the rest
+            self._parts[at.batch].append(note.reach)
         else:
-            own = {name: x for name, x in note.data.items() if name not in ("id", "items")}
-            own = own if "items" in note.data else {}
+            rest = note.data.keys() - {"id", "items"} if "items" in note.data else ()
+            own = {name: note.data[name] for name in sorted(rest)}
             self._facts[at.batch] = note.source, note.reach, size, own
 
     def facts(self, at: Position) -> TraceRecord:
@@ -311,7 +317,7 @@ class EpochProgress:
             seconds=seconds,
             waits=waits,
             source=source,
-            reach=() if is_odd or position.batch in self._parts else reach,
+            reach=() if is_odd else self._joined(position, reach),
         )
         self._store.note_progress(note)
         self._take_down(position, note, len(batch))
@@ -368,11 +374,8 @@ class EpochProgress:
         if rest > 0 or notes or stop:
             # A step that is not done stays so: a resume knows its edits by that.
             last = [note.stepping for note in self._store.progress() if note.epoch == epoch][-1:]
-            stepping = max([0, *last])
-            note = ProgressNote(
-                epoch=epoch, seconds=max(rest, 0), stepping=stepping, notes=tuple(notes), stop=stop
-            )
-            self._store.note_progress(note)
+            note = ProgressNote(epoch=epoch, seconds=max(rest, 0), stepping=max([0, *last]))
+            self._store.note_progress(replace(note, notes=tuple(notes), stop=stop))
 
 
 def _note(at: Position, **fields: Any) -> ProgressNote:

@@ -107,6 +107,26 @@ def test_chance_and_the_environment_are_part_of_the_key(place):
     assert known(place, "e") == known(place, "f") == {}
 
 
+def test_what_items_measured_in_processes_of_their_own_is_known_too(place):
+    place.run("run", "counter.py", "-e", "first", "--max-epochs", "2", "--jobs", "2")
+    for slug, jobs in (("second", ("--jobs", "2")), ("third", ())):
+        place.run("run", "counter.py", "-e", slug, "--max-epochs", "2", *jobs)
+        assert {(n, "val", 0) for n in range(3)} <= known(place, slug).keys()
+        assert facts(place, slug) == facts(place, "first")
+    # Chance is each item's own there.
+    head = "def score(self, item):"
+    place.change("counter.py", (head, f"{head}\n        __import__('random').random()"))
+    for slug, *given in (
+        ("drawn", "--jobs", "2"),
+        ("alike", "--jobs", "3"),
+        ("seeded", "--jobs", "2", "--seed", "1"),
+        ("plain",),
+    ):
+        place.run("run", "counter.py", "-e", slug, "--max-epochs", "1", *given)
+    assert (0, "val", 0) in known(place, "alike") and not known(place, "plain")
+    assert not known(place, "seeded")
+
+
 def test_a_file_that_is_read_once_is_that_of_the_first_state(place):
     place.change(
         "counter.py",

@@ -146,6 +146,30 @@ def test_a_pass_reaches_as_far_as_all_of_its_results():
     assert reach(("content",), ("content", "stale")) == ()
 
 
+def test_a_batch_reaches_as_far_as_items_that_were_measured_one_by_one():
+    def reach(whole, *items, is_again=False):
+        experiment = Experiment()
+        batch = Datum(items=results(len(items)))
+        for n, words in enumerate(items):
+            at = Position("val", 3, item=n)
+            experiment.progress.note(at, Datum(), Datum(success=True), 0.1, "s", reach=words)
+        experiment.progress.note(AT, batch, batch, 0.1, "s", reach=whole)
+        if is_again:  # in another process, which finds the batch alone
+            experiment.progress.load(3)
+            assert experiment.progress.find(AT, batch, "s") is not None
+        return experiment.progress.facts(AT).reach
+
+    for is_again in (False, True):
+        part = {"is_again": is_again}
+        assert reach(("content",), ("content",), ("chance", "content"), **part) == (
+            "chance",
+            "content",
+        )
+        assert reach(("content",), ("content", "stale"), **part) == ("content",)
+        assert reach(("content",), ("content",), (), **part) == ()
+        assert reach((), ("content",), **part) == ()
+
+
 def test_what_is_drawn_shows():
     words = [lambda: None, random.random, numpy.random.rand, lambda: random.getrandbits(32 * 624)]
     for number, draw in enumerate(words):

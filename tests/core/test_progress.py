@@ -11,6 +11,7 @@ from autopilot.core.experiment import Experiment
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.parameter import Parameter
 from autopilot.core.progress import Death, EpochProgress, Position
+from autopilot.core.records.record import TraceRecord
 from autopilot.core.store import InMemoryStore
 from autopilot.core.types import Cost, Datum
 
@@ -99,7 +100,7 @@ def test_a_known_result_is_known_after_a_kill_and_cost_nothing() -> None:
     found = progress.find(BATCH, batch, "state")
     assert found is not None
     assert [item.outcome for item in found.items] == ["passed"] * 3
-    assert progress.facts(BATCH) == ("a-1@4", (), 3)
+    assert progress.facts(BATCH) == TraceRecord(split="val", source="a-1@4", known=3)
     progress.void(0)
     assert reloaded(store).lost.evaluations == 0
     # Once the same state was measured otherwise, it is to be measured.
