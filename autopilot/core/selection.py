@@ -238,9 +238,13 @@ class Selection(ABC):
         """The chosen states, after a look at them.
 
         Raises:
-            UserCodeError: none, too many, one twice, or what is no state of the pool.
+            UserCodeError: it raised, or gave none, too many, one twice, or no state of the pool.
         """
-        found: object = self.choose(pool, count, chance)
+        try:
+            found: object = self.choose(pool, count, chance)
+        except Exception as error:  # the user's own code
+            said = f"{type(self).__name__}.choose raised {type(error).__name__}: {error}"
+            raise UserCodeError(said, hint="mend it, then resume the run") from error
         given = list(found) if isinstance(found, Sequence) else [found]
         names = [each.name if isinstance(each, State) else repr(each) for each in given]
         wrong = [f"{name}, no state of the pool" for name in names if name not in pool.states]
@@ -273,7 +277,12 @@ class FrontierSelection(Selection):
     reads_trials = False
 
     def choose(self, pool: Pool, count: int, chance: Random) -> list[State]:
-        return _sampled(pool.frontier.states, pool.frontier.weights(), count, chance)
+        left = list(zip(pool.frontier.states, pool.frontier.weights(), strict=True))
+        chosen = list[State]()
+        while left and len(chosen) < count:
+            at = chance.choices(range(len(left)), [weight for _, weight in left])[0]
+            chosen.append(left.pop(at)[0])
+        return chosen
 
 
 class BeamSelection(Selection):
@@ -388,13 +397,3 @@ def _at_least_one(number: int, name: str) -> int:
     if number < 1:
         raise ValueError(f"{name} of {number} has none to choose from")
     return number
-
-
-def _sampled(
-    states: Sequence[State], weights: Sequence[int], count: int, chance: Random
-) -> list[State]:
-    left, chosen = list(zip(states, weights, strict=True)), list[State]()
-    while left and len(chosen) < count:
-        at = chance.choices(range(len(left)), [weight for _, weight in left])[0]
-        chosen.append(left.pop(at)[0])
-    return chosen

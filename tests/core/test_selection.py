@@ -113,6 +113,8 @@ def test_what_a_selection_of_ones_own_gives_is_looked_at(given, says):
     with pytest.raises(UserCodeError, match=says) as refused:
         Given(given).chosen(pool, 2, random.Random(0))
     assert refused.value.hint == "it is to give 1 to 2 states of the pool, each once"
+    with pytest.raises(UserCodeError, match=r"Given\.choose raised KeyError: 'x'"):
+        Given(lambda states: {}["x"]).chosen(pool, 2, random.Random(0))
     # A state that was counted since is the one of the pool.
     first = Given(lambda states: [replace(states[0], tries=7)]).chosen(pool, 2, random.Random(0))
     assert first == [pool.states["0"]]
