@@ -193,7 +193,7 @@ def lessons_before(
         try:
             notebook = named or Notebook(repo, slug, here[slug])
             unlike = [*islice(_unlike(notebook, new, metric), None if named else 1)]
-            said += unlike if named else ()
+            said += [f"{each}; its lessons count, as named" for each in unlike if named]
             taken += _taken(notebook, strategies) if named or not unlike else ()
         except AutopilotError as error:
             said.append(f"without the lessons of {slug}: {error.message}")

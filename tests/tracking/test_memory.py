@@ -239,8 +239,8 @@ def test_lessons_come_of_experiments_with_the_same_parameters_and_metric(demo):
     assert before(demo, new=other) == ({}, [])
     found, said = before(demo, "demo", other, ("f1", "max"))
     assert set(found) == {"demo"} and said[1:] == [
-        "demo has other parameters: rules (*.txt)",
-        "demo has another metric: val accuracy (higher is better)",
+        "demo has other parameters: rules (*.txt); its lessons count, as named",
+        "demo has another metric: val accuracy (higher is better); its lessons count, as named",
     ]
 
 
