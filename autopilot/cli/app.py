@@ -218,9 +218,9 @@ OPTION_SECTIONS = {
         *("keep", "max_wait"),
     ),
 }
-# Typer's words for what an option takes.
-_KINDS = re.compile(r"<(int|float|str|list)(\[\w+\])?( range)?>")
-_SHORT = {"int": "N", "float": "X", "str": "TEXT", "list": "TEXT"}
+# Typer's words for what an option takes, of all its versions.
+_KINDS = re.compile(r"<(int|float|str|list)(?:\[\w+\])?(?: range)?>|(INTEGER|FLOAT)(?: RANGE)?")
+_SHORT = {"int": "N", "float": "X", "str": "TEXT", "list": "TEXT", "INTEGER": "N", "FLOAT": "X"}
 
 
 class SectionedCommand(TyperCommand):
@@ -234,7 +234,7 @@ class SectionedCommand(TyperCommand):
             for section, names in OPTION_SECTIONS.items():
                 title = section if param.name in {f"option_{name}" for name in names} else title
             if record := param.get_help_record(ctx):
-                words = _KINDS.sub(lambda found: _SHORT[found[1]], record[0])
+                words = _KINDS.sub(lambda found: _SHORT[found[1] or found[2]], record[0])
                 words = words.removesuffix(" TEXT") if is_argument else words
                 rows["Arguments" if is_argument else title].append((words, record[1]))
         for title in ("Arguments", "Options", *OPTION_SECTIONS):
