@@ -44,7 +44,6 @@ TOP = {"autopilot", "autopilot.__main__"}
 FILES_AT_MOST, LINES_AT_MOST = 258, 67_214
 # Files with more than 400 lines, and why they are not two.
 LONG = {
-    "autopilot.engine.workers": "one class, a run's side of all workers, and how one is made",
     "autopilot.core.experiment": "one class, everything that happens to an experiment",
     "autopilot.core.records.record": "all that is written down, half of it docstrings of fields",
     "autopilot.core.trainer": "half of it is docstrings of the class that users read most",

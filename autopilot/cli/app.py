@@ -218,6 +218,7 @@ OPTION_SECTIONS = {
         *("keep", "max_wait"),
     ),
 }
+_SECTION_OF = {f"option_{name}": title for title, part in OPTION_SECTIONS.items() for name in part}
 # Typer's words for what an option takes, of all its versions.
 _KINDS = re.compile(r"<(int|float|str|list)(?:\[\w+\])?(?: range)?>|(INTEGER|FLOAT)(?: RANGE)?")
 _SHORT = {"int": "N", "float": "X", "str": "TEXT", "list": "TEXT", "INTEGER": "N", "FLOAT": "X"}
@@ -230,13 +231,12 @@ class SectionedCommand(TyperCommand):
         """Arguments, options of no section, and the sections in their order."""
         rows = defaultdict[str, list[tuple[str, str]]](list)
         for param in self.get_params(ctx):
-            title, is_argument = "Options", param.param_type_name == "argument"
-            for section, names in OPTION_SECTIONS.items():
-                title = section if param.name in {f"option_{name}" for name in names} else title
+            title = _SECTION_OF.get(param.name or "", "Options")
             if record := param.get_help_record(ctx):
                 words = _KINDS.sub(lambda found: _SHORT[found[1] or found[2]], record[0])
-                words = words.removesuffix(" TEXT") if is_argument else words
-                rows["Arguments" if is_argument else title].append((words, record[1]))
+                if param.param_type_name == "argument":
+                    title, words = "Arguments", words.removesuffix(" TEXT")
+                rows[title].append((words, record[1]))
         for title in ("Arguments", "Options", *OPTION_SECTIONS):
             if title in rows:
                 with formatter.section(title):
