@@ -40,7 +40,9 @@ Stamp = tuple[int, int, int, int, int]
 
 Together they tell whether a file was changed without reading it.
 """
-_Look = Callable[[], Iterable[tuple[str, Stamp]]]
+_Look = Callable[[], Mapping[str, Stamp]]
+_Listed = tuple[Stamp, list[str], list[str], set[str]]
+"""A folder's stamp, the folders in it, its accepted files and the others, by their full names."""
 
 
 class WorkFiles:
@@ -84,20 +86,20 @@ class WorkFiles:
             ParameterError: a file cannot be read.
             GitCommandError: a filter failed.
         """
-        found = self._hash(lambda: stamps_of(self.root, names), names, write=write)
+        found = self._hash(lambda: dict(stamps_of(self.root, names)), names, write=write)
         return {**dict.fromkeys(names), **found}
 
     def hash_below(
-        self, folder: str, accepts: Callable[[str], bool], *, write: bool = True
+        self, files: FilesBelow, known: Mapping[str, Entry], *, write: bool = True
     ) -> dict[str, Entry]:
-        """The entries of the files below a folder; as `hash`, and in less time."""
-        return self._hash(lambda: stamps_below(self.root, folder, accepts), write=write)
+        """The entries of all files below a folder of the same root; as `hash`, in less time."""
+        return self._hash(lambda: files.stamps(known), write=write)
 
     def _hash(self, look: _Look, names: Iterable[str] = (), *, write: bool) -> dict[str, Entry]:
         found = dict[str, Entry]()
         stale: dict[str, Stamp] = {}
         cache, now_ns = self._cache, time.time_ns()
-        for name, stamp in look():
+        for name, stamp in look().items():
             known = cache.get(name)
             if known is not None and known[0] == stamp and (known[2] or not write):
                 found[name] = known[1]
@@ -266,7 +268,7 @@ def folders_above(name: str) -> list[str]:
     return ["/".join(parts[:count]) for count in range(len(parts) - 1, 0, -1)]
 
 
-# --- stamps: a thousand files are looked at in 2 to 3 ms, most of it the system's --------------
+# --- stamps: a thousand files are looked at in 2 ms, most of it the system's ------------------
 
 
 def stamps_of(root: Path, names: Iterable[str]) -> Iterator[tuple[str, Stamp]]:
@@ -283,48 +285,66 @@ def stamps_of(root: Path, names: Iterable[str]) -> Iterator[tuple[str, Stamp]]:
             yield name, stamp_of(status)
 
 
-def stamps_below(
-    root: Path, folder: str, accepts: Callable[[str], bool]
-) -> Iterator[tuple[str, Stamp]]:
-    """The stamps of accepted paths below a folder, without repositories of their own in it.
+class FilesBelow:
+    """The accepted files below a folder, without repositories of their own in it.
 
-    Links are not followed.
+    Links are not followed. A folder is listed anew where its stamp says that a name came or went.
 
     Args:
         folder: A path from root that ends in "/"; "" is root itself. Names are paths from root.
     """
-    if LinkedFolders(root).above(folder):
-        return
-    prefixes = [folder]
-    while prefixes:
-        prefix = prefixes.pop()
-        try:
-            # Its files are asked for from the open folder, and the way to it is walked once.
-            here = os.open(f"{root}/{prefix}".rstrip("/"), _FOLDER)
-        except _GONE:
-            continue
-        except OSError as error:
-            raise _unreadable(prefix, error) from error
-        try:
-            with os.scandir(here) as listed:
-                entries = list(listed)
-                if prefix != folder and ".git" in [entry.name for entry in entries]:
-                    continue
-                for entry in entries:
-                    own = entry.name
-                    if own[0] == "." and (own == ".git" or own.startswith(TEMPORARY)):
-                        continue
-                    name = prefix + own
-                    if entry.is_dir(follow_symlinks=False):
-                        prefixes.append(f"{name}/")
-                    elif accepts(name):
+
+    def __init__(self, root: Path, folder: str, accepts: Callable[[str], bool]) -> None:
+        self._root, self._folder, self._accepts = root, folder, accepts
+        self._listed: dict[str, _Listed] = {}
+
+    def stamps(self, known: Mapping[str, object]) -> dict[str, Stamp]:
+        """The stamps of the files by name; known names are not asked for, and always accepted."""
+        found, accepts, look = dict[str, Stamp](), self._accepts, os.stat
+        prefixes = [] if LinkedFolders(self._root).above(self._folder) else [self._folder]
+        while prefixes:
+            prefix = prefixes.pop()
+            try:
+                # Its files are asked for from the open folder, and the way to it is walked once.
+                here = os.open(f"{self._root}/{prefix}".rstrip("/"), _FOLDER)
+            except _GONE:
+                continue
+            except OSError as error:
+                raise _unreadable(prefix, error) from error
+            try:
+                _, folders, files, refused = self._list(here, prefix, known)
+                prefixes += folders
+                for name in (*files, *(known.keys() & refused)):
+                    if name in known or accepts(name):
                         try:
-                            status = os.stat(own, dir_fd=here, follow_symlinks=False)
+                            status = look(name[len(prefix) :], dir_fd=here, follow_symlinks=False)
                         except _GONE:
                             continue
-                        yield name, stamp_of(status)
-        finally:
-            os.close(here)
+                        found[name] = stamp_of(status)
+            finally:
+                os.close(here)
+        return found
+
+    def _list(self, here: int, prefix: str, known: Mapping[str, object]) -> _Listed:
+        stamp, now_ns, listed = stamp_of(os.stat(here)), time.time_ns(), self._listed.get(prefix)
+        if listed is not None and listed[0] == stamp:
+            return listed
+        listed = _, folders, files, refused = stamp, [], [], set()
+        with os.scandir(here) as scanned:
+            entries = {e.name: e for e in scanned if not e.name.startswith(TEMPORARY)}
+        if entries.pop(".git", None) and prefix != self._folder:
+            entries.clear()
+        for own, entry in entries.items():
+            name = prefix + own
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(f"{name}/")
+            elif name in known or self._accepts(name):
+                files.append(name)
+            else:
+                refused.add(name)
+        if _is_settled(stamp, now_ns):  # as a file's content: else it is not what that stamp means
+            self._listed[prefix] = listed
+        return listed
 
 
 def everything_below(root: Path, *, opening: bool = False) -> dict[str, Stamp]:

@@ -17,7 +17,7 @@ from autopilot.git import objects
 from autopilot.git.commands import run_git
 from autopilot.git.objects import Entry
 from autopilot.git.repository import Repository
-from autopilot.git.workfiles import WorkFiles
+from autopilot.git.workfiles import FilesBelow, WorkFiles
 from autopilot.git.worktrees import changed_files
 
 EVERYTHING = "**/*"
@@ -341,6 +341,7 @@ class ParameterFiles:
     def __init__(self, repo: Repository) -> None:
         self.repo = repo
         self.scopes: list[Scope] = []
+        self._below: list[FilesBelow] = []
         self.known: dict[str, Entry] = {}
         self.work = WorkFiles(repo, repo.workdir)
         self._trees: dict[str, dict[str, Entry]] = {}
@@ -351,17 +352,18 @@ class ParameterFiles:
         self.scopes = [scope_of(self.repo, parameter) for parameter in parameters]
         for scope in self.scopes:
             scope.parameter.ignores = self._ignores(scope.prefix)
+        self._below = [FilesBelow(self.work.root, s.prefix, s.covers) for s in self.scopes]
 
     def present(self, *, write: bool) -> dict[str, Entry]:
         """The files as they are now; with `write`, their contents are stored as blobs."""
         present: dict[str, Entry] = {}
-        for scope in self.scopes:
+        for scope, below in zip(self.scopes, self._below, strict=True):
             if scope.parameter.is_file:
                 found = self.work.hash(scope.files(), write=write)
                 present |= {name: entry for name, entry in found.items() if entry is not None}
             else:
-                accepts = self._accepts(scope)
-                present |= self.work.hash_below(scope.prefix, accepts, write=write)
+                # A known file is one of this scope or of another: neither pattern nor git is asked.
+                present |= self.work.hash_below(below, self.known, write=write)
         return present
 
     def entries(self, tree: str) -> dict[str, Entry]:
@@ -382,10 +384,6 @@ class ParameterFiles:
         """Writes files into the working tree in place of those that are there."""
         self.work.restore(edits(present, wanted))
         self.known = wanted
-
-    def _accepts(self, scope: Scope) -> Callable[[str], bool]:
-        # A known file is one of this scope or of another: neither pattern nor git is asked again.
-        return lambda name: name in self.known or scope.covers(name)
 
     def _ignores(self, prefix: str) -> Callable[[str], bool]:
         def ignores(name: str) -> bool:

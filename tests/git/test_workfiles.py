@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,7 @@ from autopilot.git import objects, workfiles
 from autopilot.git.commands import run_git
 from autopilot.git.objects import Entry
 from autopilot.git.repository import Repository
-from autopilot.git.workfiles import WorkFiles, everything_below, stamps_below, stamps_of
+from autopilot.git.workfiles import FilesBelow, WorkFiles, everything_below, stamps_of
 
 ODD = [
     "a",
@@ -427,17 +430,23 @@ def test_below_a_folder_are_the_files_that_are_listed_there(top: Path) -> None:
     for folder in ("rules/", ""):
         listed = [folder + name for name in list_files(top / folder)]
         files = WorkFiles(Repository.discover(top), top)
-        assert sorted(files.hash_below(folder, everything)) == listed
-        assert files.hash_below(folder, everything) == files.hash(listed)
+        found = files.hash_below(FilesBelow(top, folder, everything), {})
+        assert sorted(found) == listed
+        assert found == files.hash(listed)
 
 
-def test_only_accepted_names_are_looked_at(top: Path) -> None:
-    found = stamps_below(top, "rules/", lambda name: name.endswith(".md"))
-    assert [name for name, _ in found] == ["rules/deep/er/b.md"]
+def test_only_accepted_and_known_names_are_looked_at(top: Path) -> None:
+    settle(top)
+    known = dict.fromkeys(["rules/a.txt", "rules/missing", "README.md"])
+    for turns in ([{}, known, {}], [known, {}, known]):
+        below = FilesBelow(top, "rules/", lambda name: name.endswith(".md"))
+        for each in turns:
+            also = {"rules/a.txt"} if each else set()
+            assert {*below.stamps(each)} == {"rules/deep/er/b.md", *also}
 
 
 def test_both_ways_give_the_same_stamp(top: Path) -> None:
-    below = dict(stamps_below(top, "rules/", everything))
+    below = FilesBelow(top, "rules/", everything).stamps({})
     assert below == dict(stamps_of(top, [*below, "rules/missing", "rules/a.txt/x"]))
     status = (top / "rules/a.txt").stat()
     assert below["rules/a.txt"] == (
@@ -451,28 +460,93 @@ def test_both_ways_give_the_same_stamp(top: Path) -> None:
 
 def test_nothing_is_below_what_is_no_folder(top: Path) -> None:
     for folder in ("missing/", "README.md/", "rules/link/", "rules/link/er/"):
-        assert list(stamps_below(top, folder, everything)) == []
-    assert list(stamps_below(top / "missing", "", everything)) == []
+        assert FilesBelow(top, folder, everything).stamps({}) == {}
+    assert FilesBelow(top / "missing", "", everything).stamps({}) == {}
+
+
+def test_a_folder_is_listed_again_only_where_a_name_came_or_went(
+    top: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    below, listed, original = FilesBelow(top, "rules/", everything), list[str](), os.scandir
+
+    def scandir(folder: int) -> object:
+        listed.append(os.readlink(f"/proc/self/fd/{folder}"))
+        return original(folder)
+
+    monkeypatch.setattr(workfiles.os, "scandir", scandir)
+    long_ago = (top / "rules").stat().st_ctime_ns - 1
+    with monkeypatch.context() as earlier:
+        earlier.setattr(workfiles.time, "time_ns", lambda: long_ago)
+        first = below.stamps({})
+    folders = [f"{top}/rules{each}" for each in ("", "/deep", "/deep/er")]
+    assert listed == folders
+    settle(top)
+    assert below.stamps({}) == below.stamps({}) == first
+    assert listed == folders * 2, "what was just changed is listed once more, and then never"
+    (top / "rules/a.txt").write_text("in place\n")
+    assert {name for name, stamp in below.stamps({}).items() if stamp != first[name]} == {
+        "rules/a.txt"
+    }
+    (top / "rules/deep/new").touch()
+    assert below.stamps({}).keys() - first.keys() == {"rules/deep/new"}
+    assert listed[6:] == folders[1:2]
+
+
+def test_whatever_happens_to_folders_is_seen(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rules, outside = top / "rules", top / "other"
+
+    def replace(new: Path, old: Path) -> None:
+        shutil.rmtree(old)
+        new.rename(old)
+
+    changes: list[Callable[[], object]] = [
+        lambda: shutil.copytree(rules / "deep", outside / "deep"),
+        lambda: (outside / "deep/er/b.md").write_text("another, of the same name\n"),
+        lambda: replace(outside / "deep", rules / "deep"),
+        lambda: (rules / "deep/er/b.md").rename(rules / "deep/er/c.md"),
+        lambda: (rules / "deep/c.txt").replace(rules / "deep/er/c.md"),
+        lambda: (rules / "deep/er").rename(rules / "er"),
+        lambda: ((rules / "a.txt").unlink(), (rules / "a.txt").mkdir()),
+        lambda: (rules / "a.txt/b").touch(),
+        lambda: (shutil.rmtree(rules / "a.txt"), (rules / "a.txt").symlink_to("er")),
+        lambda: (rules / "er/.git").touch(),
+        lambda: (rules / "er/.git").unlink(),
+        lambda: rules.rename(top / "gone"),
+        lambda: (top / "gone").rename(rules),
+        lambda: (rules.rename(top / "gone"), rules.symlink_to("gone")),
+    ]
+    now_ns = time.time_ns
+    # Folders count as unchanged at once; the system's clock has to tick in between.
+    monkeypatch.setattr(workfiles.time, "time_ns", lambda: now_ns() + 10**9)
+    below, seen = FilesBelow(top, "rules/", everything), list[dict[str, object]]()
+    for change in changes:
+        time.sleep(0.011)
+        change()
+        seen.append({**below.stamps({})})
+        assert seen[-1] == FilesBelow(top, "rules/", everything).stamps({})
+    assert all(one != other for one, other in pairwise(seen[1:])), "each of them counts"
 
 
 def test_an_edit_is_seen_and_not_read_twice(top: Path) -> None:
     files = WorkFiles(Repository.discover(top), top)
-    before = files.hash_below("rules/", everything)
+    below = FilesBelow(top, "rules/", everything)
+    before = files.hash_below(below, {})
     (top / "rules" / "a.txt").write_text("A\n")
     (top / "rules" / "deep" / "new.md").write_text("new\n")
-    after = files.hash_below("rules/", everything)
+    after = files.hash_below(below, {})
     assert after.keys() - before.keys() == {"rules/deep/new.md"}
     assert [name for name in before if before[name] != after[name]] == ["rules/a.txt"]
     (top / "rules" / "a.txt").unlink()
-    assert "rules/a.txt" not in files.hash_below("rules/", everything)
+    assert "rules/a.txt" not in files.hash_below(below, {})
 
 
 def test_attributes_that_appear_count_for_all_files_below(top: Path) -> None:
     files = WorkFiles(Repository.discover(top), top)
     (top / "rules" / "a.txt").write_bytes(b"a\r\n")
-    raw = files.hash_below("rules/", everything)["rules/a.txt"]
+    below = FilesBelow(top, "rules/", everything)
+    raw = files.hash_below(below, {})["rules/a.txt"]
     (top / "rules" / ".gitattributes").write_text("* text\n")
-    assert files.hash_below("rules/", everything)["rules/a.txt"] != raw
+    assert files.hash_below(below, {})["rules/a.txt"] != raw
 
 
 def test_a_folder_that_cannot_be_read_is_told(top: Path) -> None:
@@ -480,7 +554,7 @@ def test_a_folder_that_cannot_be_read_is_told(top: Path) -> None:
         pytest.skip("root reads everything")
     (top / "other").chmod(0)
     with pytest.raises(ParameterError, match="cannot read other"):
-        list(stamps_below(top, "other/", everything))
+        FilesBelow(top, "other/", everything).stamps({})
 
 
 def test_everything_is_all_but_the_own_git_folder(top: Path) -> None:
