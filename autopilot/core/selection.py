@@ -244,7 +244,8 @@ class Selection(ABC):
             found: object = self.choose(pool, count, chance)
         except Exception as error:  # the user's own code
             said = f"{type(self).__name__}.choose raised {type(error).__name__}: {error}"
-            raise UserCodeError(said, hint="mend it, then resume the run") from error
+            hint = getattr(error, "hint", "") or "mend it, then resume the run"
+            raise UserCodeError(said, hint=hint) from error
         given = list(found) if isinstance(found, Sequence) else [found]
         names = [each.name if isinstance(each, State) else repr(each) for each in given]
         wrong = [f"{name}, no state of the pool" for name in names if name not in pool.states]

@@ -61,7 +61,7 @@ class Report:
         results: Those splits that have results, item by item.
         roles: The model calls and their cost, the dearest role first.
         memory: The memory that a resumed run would start with.
-        forks: The experiments here that took over an epoch of this one, each with that epoch.
+        forks: The experiments that took over a state of this one: slug, epoch, candidate or 0.
         net: From the base to the best.
         pool: The patches of all changes.
         absent: The kinds of notes that are missing although epochs exist.
@@ -76,7 +76,7 @@ class Report:
     results: Mapping[str, Results]
     roles: Sequence[Mapping[str, Any]]
     memory: Memory
-    forks: Sequence[tuple[str, int]]
+    forks: Sequence[tuple[str, int, int]]
     net: Changes
     pool: DiffPool
     search: SearchStory | None = None
@@ -376,16 +376,17 @@ def _results(notebook: Notebook, detailed: Mapping[int, Epoch]) -> dict[str, Res
     return results
 
 
-def _forks(repo: Repository, slug: str) -> Iterator[tuple[str, int]]:
+def _forks(repo: Repository, slug: str) -> Iterator[tuple[str, int, int]]:
     for other in experiments(repo):
         try:
             manifest = Notebook(repo, other).manifest
         except AutopilotError:
             continue  # Its notes are not here: it cannot say where it comes from.
         for source in (manifest.forked_from, manifest.merged_with):
-            name, _, epoch = source.rpartition("@")
+            name, _, state = source.rpartition("@")
+            epoch, _, candidate = state.partition("-c")
             if name == slug and (number := epoch_number(epoch)) is not None:
-                yield other, number
+                yield other, number, epoch_number(candidate) or 0
 
 
 def _cost(of: Cost) -> list[float]:

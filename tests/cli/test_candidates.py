@@ -15,6 +15,9 @@ from waiting import wait_for
 from autopilot.cli.app import SECTIONS
 from autopilot.cli.context import CommandGroup
 from autopilot.core.records.index import Index
+from autopilot.git.repository import Repository
+from autopilot.report.collection import collect
+from autopilot.tracking.notebook import Notebook
 from tests.cli.test_kill import finished, game
 
 if TYPE_CHECKING:
@@ -320,6 +323,7 @@ def all_take_it(place: Place, state: str) -> None:
     for path, text in says.items():
         done = place.autopilot(*path.split(), *words.get(path, ("demo",)), state)
         assert text in done.out + done.err, (path, done)
+    assert collect(Notebook(Repository.discover(place.top), "demo")).forks == [("fork", 1, 2)]
     place.call("experiment", "delete", "fork", "--yes")
 
 
@@ -498,9 +502,11 @@ def test_the_frontier_is_over_items_and_objectives_and_read_without_the_target(
         f"autopilot/demo/epoch-000{number}" for number in ("1-c3", "1-c4", "2-c3", "2-c4")
     ]
     # The best one's state has the epoch's tag, which is on another commit.
-    won = each[1, 2]
+    won, joint = each[1, 2], place.git("rev-parse", "--short=7", "autopilot/demo/epoch-0001^{}")
     first = place.run("show", "1", "-c", "2").out.splitlines()[0]
     assert (first, won["tag"]) == (f"commit {won['commits'][-1]}", None)
+    shown = place.run("show", "1").out.splitlines()[0]
+    assert shown == f"{first} (tag: autopilot/demo/epoch-0001, on {joint} with the same files)"
     shown = place.run("show", "2", "-c", "3").out
     assert "(tag: autopilot/demo/epoch-0002-c3)\n" in shown
     assert "\nMade:     candidate 3, from epoch-0001-c4\n" in shown

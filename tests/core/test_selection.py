@@ -16,7 +16,7 @@ from autopilot.core.selection import (
     dominates,
     selection,
 )
-from autopilot.errors import UsageError, UserCodeError
+from autopilot.errors import SlugError, UsageError, UserCodeError
 
 SCORES = st.sampled_from([-math.inf, 0.0, 0.25, 1.0])
 ROWS = st.integers(0, 5).flatmap(
@@ -97,6 +97,10 @@ class Given(Selection):
         return self.given(list(pool.states.values()))
 
 
+def raise_slug_error(states):
+    raise SlugError("no slug", hint="take another")
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
@@ -115,6 +119,10 @@ def test_what_a_selection_of_ones_own_gives_is_looked_at(given, says):
     assert refused.value.hint == "it is to give 1 to 2 states of the pool, each once"
     with pytest.raises(UserCodeError, match=r"Given\.choose raised KeyError: 'x'"):
         Given(lambda states: {}["x"]).chosen(pool, 2, random.Random(0))
+    # An error of ours that it raises says itself what to do.
+    with pytest.raises(UserCodeError, match="SlugError: no slug") as refused:
+        Given(raise_slug_error).chosen(pool, 2, random.Random(0))
+    assert refused.value.hint == "take another"
     # A state that was counted since is the one of the pool.
     first = Given(lambda states: [replace(states[0], tries=7)]).chosen(pool, 2, random.Random(0))
     assert first == [pool.states["0"]]

@@ -51,7 +51,7 @@ def test_each_epoch_says_where_it_started_and_what_it_turned(notebook):
     assert [s["violations"] for s in details[2]["steps"]] == [(f"it wrote outside.txt {EVIL}",)]
     assert [lesson["outcome"] for lesson in details[3]["lessons"]] == ["kept"]
     assert details[4]["steps"][0]["commit"] == ""
-    assert report.forks == [("story-fork", 1)]
+    assert report.forks == [("story-fork", 1, 0)]
 
 
 def test_an_epochs_changes_are_its_own_and_the_net_change_is_the_bests(notebook):

@@ -49,6 +49,8 @@ def lines(notebook: Notebook, epoch: Epoch, width: int | None) -> list[str]:
     commit = commits.read_commit(notebook.repo, epoch.steps[-1] if epoch.steps else epoch.commit)
     record = epoch.record
     place = f"tag: {tag}" if (tag := _tag(notebook, epoch)) else ""
+    if tag and not record.is_candidate and epoch.commit != commit.id:
+        place += f", on {epoch.commit[:7]} with the same files"
     if epoch.verdict == "rejected":
         still = f"still epoch {record.best_epoch}: nothing was committed"
         place = "" if epoch.steps else still
@@ -312,9 +314,10 @@ def _tag(notebook: Notebook, epoch: Epoch) -> str | None:
     """The tag of a kept state; of a candidate its own, which has one if it stays."""
     if epoch.verdict == "rejected":
         return None
+    if not epoch.record.is_candidate:
+        return notebook.layout.tag_name(epoch.number)
     own = notebook.layout.tag_name(epoch.number, epoch.record.candidate)
-    is_there = not epoch.record.is_candidate or refs.read_ref(notebook.repo, f"refs/tags/{own}")
-    return own if is_there else None
+    return own if refs.read_ref(notebook.repo, f"refs/tags/{own}") else None
 
 
 def _own_steps(notebook: Notebook, epoch: Epoch) -> list[StepRecord]:

@@ -27,7 +27,7 @@ class Tree {
     const origin = [
       experiment.forked_from && `It started from ${experiment.forked_from.replace("@", ", epoch ")}.`,
       experiment.merged_with && `Merged into that: ${experiment.merged_with.replace("@", ", epoch ")}.`,
-      ...experiment.forks.map(([slug, epoch]) => `${slug} took over from epoch ${epoch}.`),
+      ...experiment.forks.map(([slug, ...state]) => `${slug} took over from ${stateWords(stateName(...state))}.`),
     ].filter(Boolean);
     const key = (kind, text) => h("span", {}, h("i", { class: `key ${kind}` }), text);
     this.element = h("div", { class: "card panel" },
@@ -90,8 +90,9 @@ class Tree {
     this.height = first + this.rows * STEP + 8;
     this.ordered = [...new Set(this.nodes.values())].sort((a, b) => a.x - b.x);
     this.taken = new Map();
-    for (const [slug, epoch] of this.experiment.forks) {
-      this.taken.set(epoch, [...(this.taken.get(epoch) || []), slug]);
+    for (const [slug, ...state] of this.experiment.forks) {
+      const name = this.nodes.get(stateName(...state))?.name;
+      this.taken.set(name, [...(this.taken.get(name) || []), slug]);
     }
   }
 
@@ -123,7 +124,7 @@ class Tree {
       context.fillStyle = color(stays ? "ink" : "faint");
       context.textAlign = stays ? "center" : "left";
       context.fillText(node.text, stays ? x : x + 9, stays ? y - (node.lane ? 13 : 18) : y);
-      const forks = !node.isOther && this.taken.get(epoch.number);
+      const forks = this.taken.get(node.name);
       if (forks) {
         context.fillStyle = color("second");
         context.textAlign = "left";
@@ -175,7 +176,7 @@ class Tree {
   told(node) {
     if (!node) return null;
     const { epoch } = node;
-    const forks = node.isOther ? [] : this.taken.get(epoch.number) || [];
+    const forks = this.taken.get(node.name) || [];
     const own = node.candidate ? candidateLabel(node.candidate)
       : [...label(epoch), node.from && `started from ${stateWords(node.from)}`];
     return [...own, ...forks.map((slug) => `taken over by ${slug}`)];
