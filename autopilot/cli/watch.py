@@ -40,7 +40,8 @@ def watch(
     \b
     autopilot watch
     autopilot watch classifier-1
-    nohup autopilot run classifier.py & autopilot watch
+    nohup autopilot run classifier.py -e fast &
+    autopilot watch fast
     """
     notebook, output = context.notebook(name), context.output
     source = RunReader(notebook.repo, notebook.slug)

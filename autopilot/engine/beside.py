@@ -22,6 +22,7 @@ from autopilot.engine.request import Request
 from autopilot.engine.session import Session
 from autopilot.errors import AutopilotError
 from autopilot.git.repository import Repository
+from autopilot.sandbox.programs import terminate_group
 from autopilot.text import redact, shorten
 from autopilot.tracking.loggers import check_installed, is_installed
 from autopilot.tracking.notebook import Notebook
@@ -149,18 +150,26 @@ def run_command(command: str, folder: Path, slug: str, code: int) -> str:
     told = {f"AUTOPILOT_{name.upper()}": str(value) for name, value in facts.items()}
     said = f"--notify `{shorten(redact(command), 60)}`"
     try:
-        done = subprocess.run(
+        # The group leaves it the terminal; what it starts and does not wait for goes on.
+        process = subprocess.Popen(
             command,
             shell=True,
             cwd=folder,
             env={**os.environ, **told},
             stdin=subprocess.DEVNULL,
             stdout=2,  # stdout has the answer of the run
-            timeout=_NOTIFY_S,
-            check=False,
+            process_group=0,
         )
-    except subprocess.TimeoutExpired:
-        return f"{said} did not end within {_NOTIFY_S:g} s"
     except OSError as error:
         return f"{said}: {error.strerror}"
-    return f"{said} ended with code {done.returncode}" if done.returncode else ""
+    with process:
+        try:
+            code = process.wait(_NOTIFY_S)
+        except BaseException as error:
+            terminate_group(process)  # one that hangs would keep this command's output open
+            if isinstance(error, KeyboardInterrupt):  # the run has ended as it has
+                return f"{said} was ended by Ctrl-C"
+            if isinstance(error, subprocess.TimeoutExpired):
+                return f"{said} did not end within {_NOTIFY_S:g} s"
+            raise
+    return f"{said} ended with code {code}" if code else ""

@@ -39,15 +39,16 @@ class ReportServer(ThreadingHTTPServer):
         url: The page's address.
 
     Raises:
-        UsageError: the port is taken.
+        UsageError: the port is taken, or none.
     """
 
     def __init__(self, folder: Path, slug: str, port: int = 0) -> None:
         try:
             super().__init__((HOST, port), _Handler)
-        except OSError as error:
+        except (OSError, OverflowError) as error:
+            why = error.strerror if isinstance(error, OSError) else "there is no such port"
             raise UsageError(
-                f"port {port}: {error.strerror}", hint="name another one, or leave --port out"
+                f"port {port}: {why}", hint="name another one, or leave --port out"
             ) from error
         self.folder, self.slug = folder, slug
         self.place = f"/{secrets.token_urlsafe(16)}/"

@@ -238,7 +238,7 @@ def finish(
                 left = _names(process.pid) if is_left and not ended_by else ()
             finally:
                 # Also after a normal end: a process that it left running would edit files later.
-                _terminate_group(process)
+                terminate_group(process)
                 process.wait()
             # Who left the group may hold the pipes, and write without end.
             for _ in range(_READS_AT_END):
@@ -281,7 +281,7 @@ def _read(pipes: selectors.BaseSelector, timeout_s: float) -> None:
             pipes.unregister(key.fileobj)
 
 
-def _terminate_group(process: subprocess.Popen[Any]) -> None:
+def terminate_group(process: subprocess.Popen[Any]) -> None:
     """Sends SIGTERM, and SIGKILL to what is left after a grace period; an empty group is fine."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGTERM)

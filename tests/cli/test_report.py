@@ -927,6 +927,8 @@ def test_serve_says_what_it_does_not_go_with_and_that_a_port_is_taken(story):
         with pytest.raises(UsageError) as caught:
             call(story, serve=True, port=server.server_port)
         assert "another" in caught.value.hint
+    with pytest.raises(UsageError, match="port 70000: there is no such port"):
+        call(story, serve=True, port=70_000)
 
 
 def test_a_served_page_of_an_experiment_that_was_deleted_says_so(story):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,11 +11,12 @@ from typing import cast
 
 import pytest
 
-from autopilot.engine.beside import Beside, Prepare, resuming
+from autopilot.engine.beside import Beside, Prepare, resuming, run_command
 from autopilot.engine.options import Options
 from autopilot.errors import UsageError
 from autopilot.tracking.notebook import Notebook
 from tests.cli.conftest import Place, place  # noqa: F401  # a fixture
+from tests.waiting import wait_for
 
 NOTE = 'printf "%s|%s|%s|%s|%s" "$AUTOPILOT_EXPERIMENT" "$AUTOPILOT_STATE" "$AUTOPILOT_EXIT_CODE"'
 NOTE += ' "$AUTOPILOT_BEST" "$AUTOPILOT_DETAIL" > ../note; echo told; exit 3'
@@ -40,6 +42,20 @@ def test_notify_runs_at_the_end_however_it_ends(
     assert done.document  # what the command prints is beside the answer
     assert "told" in done.err and "--notify `printf" in done.err and "code 3" in done.err
     assert "printf" not in str(place.notes("c", "experiment") if not code else "")
+
+
+@pytest.mark.parametrize("said", ["did not end within 0.5 s", "was ended by Ctrl-C"])
+def test_of_a_notify_command_that_hangs_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    monkeypatch.setattr("autopilot.engine.beside._NOTIFY_S", 0.5)
+    if "Ctrl-C" in said:
+        waits = iter([lambda *_: (wait_for((tmp_path / "pid").exists), _interrupt())])
+        wait = subprocess.Popen.wait
+        monkeypatch.setattr(subprocess.Popen, "wait", lambda *a: next(waits, wait)(*a))
+    command = "sleep 600 & echo $! > new; mv new pid; wait"
+    assert run_command(command, tmp_path, "", 0) == f"--notify `{command}` {said}"
+    assert not Path("/proc", (tmp_path / "pid").read_text().strip(), "exe").exists()
 
 
 def test_a_tracker_that_only_an_earlier_command_named_may_be_missing(
