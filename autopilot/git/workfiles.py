@@ -171,6 +171,7 @@ class WorkFiles:
         self._converter.learn(self._prefix + name for name in stale)
         entries: dict[str, Entry] = {}
         converted: dict[str, int] = {}
+        has_bits = (self.repo.config("core.filemode") or "true").lower() != "false"
         for name in stale:
             try:
                 state = read_file(self.root / name)
@@ -178,7 +179,9 @@ class WorkFiles:
                 continue
             except OSError as error:
                 raise _unreadable(name, error) from error
-            mode, path = self._mode(name, state.mode), self._prefix + name
+            mode, path = state.mode, self._prefix + name
+            if mode != SYMLINK and not has_bits:
+                mode = self._mode_in_head(path)
             if mode != SYMLINK and not self._converter.stored_as_is(path, state.content):
                 converted[name] = mode
                 continue
@@ -197,13 +200,10 @@ class WorkFiles:
                 self._cache.pop(name, None)
         return entries
 
-    def _mode(self, name: str, mode: int) -> int:
-        """The mode, or what HEAD has where the file system has no executable bit."""
-        if mode == SYMLINK or (self.repo.config("core.filemode") or "true").lower() != "false":
-            return mode
+    def _mode_in_head(self, path: str) -> int:
         if self.repo.pygit.head_is_unborn:
             return REGULAR
-        entry = entry_at(self.repo, self.repo.head_commit(), self._prefix + name)
+        entry = entry_at(self.repo, self.repo.head_commit(), path)
         return EXECUTABLE if entry is not None and entry.mode == EXECUTABLE else REGULAR
 
     def _states(self, written: Mapping[str, Entry]) -> dict[str, FileState]:
@@ -300,10 +300,10 @@ class FilesBelow:
 
     def stamps(self, known: Mapping[str, object]) -> dict[str, Stamp]:
         """The stamps of the files by name; known names are not asked for, and always accepted."""
-        found, accepts, look = dict[str, Stamp](), self._accepts, os.stat
+        found, accepts, look = dict[str, Stamp](), self._accepts, os.lstat
         prefixes = [] if LinkedFolders(self._root).above(self._folder) else [self._folder]
         while prefixes:
-            prefix = prefixes.pop()
+            start = len(prefix := prefixes.pop())
             try:
                 # Its files are asked for from the open folder, and the way to it is walked once.
                 here = os.open(f"{self._root}/{prefix}".rstrip("/"), _FOLDER)
@@ -317,10 +317,9 @@ class FilesBelow:
                 for name in (*files, *(known.keys() & refused)):
                     if name in known or accepts(name):
                         try:
-                            status = look(name[len(prefix) :], dir_fd=here, follow_symlinks=False)
+                            found[name] = stamp_of(look(name[start:], dir_fd=here))
                         except _GONE:
                             continue
-                        found[name] = stamp_of(status)
             finally:
                 os.close(here)
         return found
