@@ -333,9 +333,9 @@ def test_changed_attributes_are_noticed(files: WorkFiles) -> None:
 def test_file_modes_without_a_file_system_that_has_them(files: WorkFiles) -> None:
     git(files, "config", "core.filemode", "false")
     (files.root / "README.md").chmod(0o755)
-    entry = files.hash(["README.md"])["README.md"]
-    assert entry is not None
-    assert entry.mode == 0o100644
+    (files.root / "link").symlink_to("rules")
+    hashed = files.hash(["README.md", "link"])
+    assert [entry and entry.mode for entry in hashed.values()] == [0o100644, 0o120000]
 
 
 def test_nothing_is_written_through_a_linked_folder(files: WorkFiles, tmp_path: Path) -> None:
