@@ -19,7 +19,7 @@ from autopilot.git.commands import CommandResult, Seen, last_line, run_git, vari
 
 _CACHED_TREE_BYTES = 16_384
 _CACHE_BYTES = 2 << 20
-_WINDOW_BYTES, _MAPPED_BYTES = 1 << 20, 4 << 20
+_WINDOW_BYTES, _MAPPED_BYTES = 1 << 18, 1 << 20
 _CRUD = " .,:;<>\"\\'\t\r\n"
 _NO_CRUD = re.compile(r"[<>\r\n\0]")
 _TRUE = ("true", "yes", "on", "1")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from operator import attrgetter
 from typing import overload
 
@@ -62,7 +64,8 @@ class History:
         """Starts over from the facts that are known of all epochs."""
         self.epochs, self.kept = index.epochs.copy(), index.kept
         self.inputs, self.most_evaluations = dict(index.inputs), index.most_evaluations
-        self._earlier, self._measured = index.epochs, dict[str, int]()
+        # Of a state that was measured since: eight bytes that name it, and the place of its epoch.
+        self._earlier, self._states, self._places = index.epochs, bytearray(), array("I")
         self._near: OrderedDict[int, list[MetricsRecord]] = OrderedDict()
         self.noise: Noise | None = self.history[0].noise if self.epochs else None
 
@@ -81,12 +84,16 @@ class History:
         new = {*judged.trees} - {""}
         if _standing(self.measured(judged.tree), judged) is judged:
             new.add(judged.tree)
-        self._measured |= dict.fromkeys(new, len(self.epochs) - 1)
+        self._states += b"".join(map(_digest, new))
+        self._places.extend([len(self.epochs) - 1] * len(new))
 
     def measured(self, tree: str) -> Judged | None:
         """The epoch whose measurement of a state stands; None where there is none."""
-        if tree in self._measured:
-            return self.epochs[self._measured[tree]]
+        at, digest = len(self._states), _digest(tree)
+        while (at := self._states.rfind(digest, 0, at)) >= 0:
+            if at % 8 == 0:  # else by chance, across two names
+                return self.epochs[self._places[at // 8]]
+            at += 7
         found: Judged | None = None
         for judged in self._earlier.with_text(tree):
             if tree in (judged.tree, *judged.trees):
@@ -111,7 +118,9 @@ class History:
         return records
 
     def _judged(self, epoch: int) -> Judged:
-        place = self.epochs.place(epoch)
+        place = epoch  # where none is missing; else it is looked for
+        if not 0 <= epoch < len(self.epochs) or self.epochs[epoch].number != epoch:
+            place = self.epochs.place(epoch)
         if place == len(self.epochs) or self.epochs[place].number != epoch:
             raise KeyError(epoch)
         return self.epochs[place]
@@ -214,6 +223,10 @@ class History:
             reasons = (again,)
         candidate = known.candidate if known.is_candidate else 0
         return KnownState(known.epoch, known.metrics, outcome, reasons, candidate)
+
+
+def _digest(state: str) -> bytes:
+    return blake2b(state.encode(), digest_size=8).digest()
 
 
 def _standing(known: Judged | None, judged: Judged) -> Judged:

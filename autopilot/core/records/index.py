@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import zlib
+from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,6 +20,7 @@ from autopilot.core.records.record import Lesson, LlmRecord, MetricsRecord, Reco
 
 T = TypeVar("T")
 _VERSION = 9
+_BLOCK = 64
 # The classes of records that it is made from.
 INDEXED: tuple[type[Record], ...] = (MetricsRecord, StepRecord, Lesson, LlmRecord)
 
@@ -40,12 +43,17 @@ class Rows(Sequence[T]):
         raw: bytes = b"",
     ) -> None:
         self._make, self._plain, self._key = make, plain, key
-        # What was read is split into lines only where one of them is asked for.
-        self._raw, self._lines = raw, list[bytes]()
+        self._begin(raw)
+
+    def _begin(self, raw: bytes) -> None:
+        # Where its lines begin is looked for only where one of them is asked for.
+        self._raw, self._starts = raw, array("Q")
         self._known, self._new = (raw.count(b"\n") + 1 if raw else 0), list[bytes]()
+        # Of a long run, most of what was added is deflated, to a fifth of what objects take.
+        self._deflated, self._inflated = list[bytes](), (-1, list[bytes]())
 
     def __len__(self) -> int:
-        return self._known + len(self._new)
+        return self._known + _BLOCK * len(self._deflated) + len(self._new)
 
     @overload
     def __getitem__(self, place: int) -> T: ...
@@ -55,12 +63,19 @@ class Rows(Sequence[T]):
         if isinstance(place, slice):
             return [self[each] for each in range(len(self))[place]]
         place = range(len(self))[place]
-        if place >= self._known:
-            return self._parsed(self._new[place - self._known])
         if place == self._known - 1:
             return self._parsed(self._raw[self._raw.rfind(b"\n") + 1 :])
-        self._lines = self._lines or self._raw.split(b"\n")
-        return self._parsed(self._lines[place])
+        if place < self._known:
+            if not self._starts:
+                self._starts.extend(found.end() for found in re.finditer(b"^|\n", self._raw))
+            begin, end = self._starts[place : place + 2]
+            return self._parsed(self._raw[begin:end])
+        block, at = divmod(place - self._known, _BLOCK)
+        if block == len(self._deflated):
+            return self._parsed(self._new[at])
+        if block != self._inflated[0]:
+            self._inflated = block, zlib.decompress(self._deflated[block]).split(b"\n")
+        return self._parsed(self._inflated[1][at])
 
     def __iter__(self) -> Iterator[T]:
         return map(self._make, json.loads(b"[%b]" % self.encode().replace(b"\n", b",")))
@@ -73,11 +88,14 @@ class Rows(Sequence[T]):
 
     def with_text(self, text: str) -> list[T]:
         """The rows that have a text among their values."""
-        sought, found, at = json.dumps(text).encode(), list[T](), -1
-        while (at := self._raw.find(sought, at + 1)) >= 0:
-            begin, end = self._raw.rfind(b"\n", 0, at) + 1, self._raw.find(b"\n", at)
-            found.append(self._parsed(self._raw[begin : None if end < 0 else end]))
-        return found + [self._parsed(line) for line in self._new if sought in line]
+        sought, found = json.dumps(text).encode(), list[T]()
+        for part in self._parts():
+            at = part.find(sought)
+            while at >= 0:  # where no line follows, -1 % (n + 1) is n: the part's end
+                begin, end = part.rfind(b"\n", 0, at) + 1, part.find(b"\n", at) % (len(part) + 1)
+                found.append(self._parsed(part[begin:end]))
+                at = part.find(sought, end)
+        return found
 
     def place(self, key: Any) -> int:
         """Where the row with a key is, or would be."""
@@ -92,14 +110,17 @@ class Rows(Sequence[T]):
             return place
         if self._key(self[place]) == key:
             return None
-        self._new = self.encode().split(b"\n")
-        self._new.insert(place, self._line(row))
-        self._raw, self._lines, self._known = b"", [], 0
+        lines = self.encode().split(b"\n")
+        lines.insert(place, self._line(row))
+        self._begin(b"\n".join(lines))
         return place
 
     def append(self, row: T) -> None:
         """Puts a row behind all others."""
         self._new.append(self._line(row))
+        if len(self._new) == _BLOCK:
+            self._deflated.append(zlib.compress(b"\n".join(self._new), 1))
+            self._new = []
 
     def _line(self, row: T) -> bytes:
         return json.dumps(self._plain(row), separators=(",", ":")).encode()
@@ -107,12 +128,18 @@ class Rows(Sequence[T]):
     def copy(self) -> Rows[T]:
         """Rows of their own, to be added to."""
         made = Rows(self._make, self._plain, self._key, self.encode())
-        made._lines = [] if self._new else self._lines
+        if made._raw is self._raw:  # nothing was added
+            made._starts = self._starts
         return made
 
     def encode(self) -> bytes:
         """All rows, a line each."""
-        return b"\n".join([self._raw, *self._new] if self._raw else self._new)
+        return b"\n".join(self._parts())
+
+    def _parts(self) -> Iterator[bytes]:
+        yield from [self._raw] * bool(self._raw)
+        yield from map(zlib.decompress, self._deflated)
+        yield from [b"\n".join(self._new)] * bool(self._new)
 
 
 class Judged(NamedTuple):

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+from dataclasses import replace
+from hashlib import sha1
+
 import pytest
 
+from autopilot.core.memory import Memory
 from autopilot.core.records.history import History, Tally, summarize
 from autopilot.core.records.index import Index
-from autopilot.core.records.record import Event, Manifest, MetricsRecord, StepRecord
+from autopilot.core.records.record import Event, Lesson, Manifest, MetricsRecord, StepRecord
 from autopilot.core.types import Cost, Gain
 
 
@@ -103,3 +109,41 @@ def test_a_summary_of_nothing_has_no_numbers() -> None:
     assert (summary.started, summary.ended, summary.decision) == ("", "", None)
     history = History(lambda revision: [])
     assert (history.best_epoch, history.last_epoch, list(history.history)) == (0, -1, [])
+
+
+def test_a_state_is_not_taken_for_parts_of_two_others(
+    history: History, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests = {"ab": b"abababab", "ba": b"babababa", "c": b"c" * 8}
+    monkeypatch.setattr("autopilot.core.records.history._digest", digests.__getitem__)
+    for epoch in (3, 4):
+        history.add_epoch([val(epoch, 0.1, "rejected", tree="ab", unmeasured=1)], f"c-{epoch}")
+    assert history.measured("ba") is None
+    assert history.measured("ab").number == 4
+    history.add_epoch([val(5, 0.1, "rejected", tree="c", trees=("", "ba"))], "c-5")
+    assert [history.measured(each).number for each in ("ba", "ab", "c")] == [5, 4, 5]
+
+
+def test_what_a_run_keeps_of_an_epoch_is_small() -> None:
+    history, memory = History(lambda _: ()), Memory(block_after=0)
+
+    def bytes_after(epochs: range) -> int:
+        for n in epochs:
+            state, revision = (sha1(b"%d %d" % (n, kind)).hexdigest() for kind in (0, 1))
+            verdict = "kept" if n % 2 else "rejected"
+            history.add_epoch([val(n, n / 7, verdict, tree=state, strategy=f"s{n % 5}")], revision)
+            lesson = Lesson(epoch=n, id=f"{n}", strategy=f"s{n % 5}", outcome=verdict, value=n / 7)
+            memory.learn(replace(lesson, summary=f"edit {n}", reason=f"val f1 {n / 7:.5f}"))
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = bytes_after(range(320))
+        assert (bytes_after(range(320, 1600)) - before) / 1280 < 150
+    finally:
+        tracemalloc.stop()
+    for n in (0, 700, 1599):
+        state, revision = (sha1(b"%d %d" % (n, kind)).hexdigest() for kind in (0, 1))
+        assert (history.measured(state).number, history.revision_of(n)) == (n, revision)
+        assert memory.lessons[n].summary == f"edit {n}"

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autopilot.core.records import index
 from autopilot.core.records.index import Index, Rows, numbers_of
 from autopilot.core.records.learnt import BLOCK_AFTER, Learnt
 from autopilot.core.records.record import Lesson
@@ -24,10 +26,20 @@ def _rows(raw: bytes = b"", made: list[Any] | None = None) -> Rows[_Row]:
     return Rows(make, list, lambda row: row[0], raw)
 
 
-@given(st.lists(st.tuples(st.integers(0, 30), st.text())), st.integers(0, 40))
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.text())),
+    st.integers(0, 40),
+    st.sampled_from((1, 3, 64)),
+)
 def test_rows_are_in_the_order_of_their_keys_and_the_first_of_each_counts(
-    given_rows: list[_Row], split: int
+    given_rows: list[_Row], split: int, block: int
 ) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(index, "_BLOCK", block)
+        _check_rows(given_rows, split)
+
+
+def _check_rows(given_rows: list[_Row], split: int) -> None:
     rows, known = _rows(), dict[int, str]()
     for number, (key, text) in enumerate(given_rows):
         if number == split:
@@ -44,12 +56,13 @@ def test_rows_are_in_the_order_of_their_keys_and_the_first_of_each_counts(
         assert (key, text) in rows.with_text(text)
 
 
-def test_a_row_is_read_alone() -> None:
-    rows = _rows()
+@pytest.mark.parametrize("is_read", [True, False])
+def test_a_row_is_read_alone(*, is_read: bool) -> None:
+    made = list[Any]()
+    rows = _rows(made=made)
     for number in range(10_000):
         rows.append((number, f"t{number}"))
-    made = list[Any]()
-    rows = _rows(rows.encode(), made)
+    rows = _rows(rows.encode(), made) if is_read else rows
     assert len(rows) == 10_000
     assert rows[-1] == (9_999, "t9999")
     assert rows.with_text("t42") == [(42, "t42")]
@@ -58,6 +71,14 @@ def test_a_row_is_read_alone() -> None:
     assert len(made) <= 3
     assert rows[rows.place(7_000)] == (7_000, "t7000")
     assert len(made) < 25
+
+
+def test_a_row_is_found_once() -> None:
+    wanted = [(1, "a", "a"), (2, "b", "a")]
+    rows = Rows[Any](tuple, list, lambda row: row[0])
+    for row in (*wanted, (3, "b", "b")):
+        rows.append(row)
+    assert rows.with_text("a") == rows.copy().with_text("a") == wanted
 
 
 _OUTCOMES = st.sampled_from(("kept", "rejected", "unchanged", "failed", "refused", "repeated"))
