@@ -16,7 +16,7 @@ from copy import copy
 from pathlib import Path
 
 import pytest
-from checkouts import commit_all, make_checkout
+from checkouts import commit_all, make_checkout, own_home
 
 from autopilot import (
     AutoPilotModule,
@@ -70,9 +70,7 @@ def story(tmp_path_factory):
     """The experiment, in a repository whose name has a space and an umlaut."""
     folder = tmp_path_factory.mktemp("story")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(folder))
-        patch.setenv("GIT_CONFIG_GLOBAL", str(folder / ".gitconfig"))
-        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+        own_home(patch, folder)
         yield tell(folder / "my größe")
 
 

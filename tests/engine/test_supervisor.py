@@ -5,14 +5,11 @@ from __future__ import annotations
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
+from forks import run_alone
 
-import autopilot
 from autopilot.core.progress import Position
 from autopilot.engine.board import Board
 from autopilot.engine.supervisor import interruptible
@@ -48,13 +45,6 @@ def test_only_the_child_itself_is_heard() -> None:
         os._exit(0)
     os.waitpid(pid, 0)
     assert board.code is None and board.heard == 0
-
-
-# In a process of its own: where a process has threads, as pytest's workers do, no child is forked.
-def run_alone(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(autopilot.__file__).parents[1])}
-    command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
 DYING = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from checkouts import own_home
 
 from autopilot.git.commands import run_git
 from autopilot.git.repository import Repository
@@ -21,9 +22,7 @@ def told(tmp_path_factory):
     """The experiment's repository; tests only read it, or a copy of it."""
     folder = tmp_path_factory.mktemp("story")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(folder))
-        patch.setenv("GIT_CONFIG_GLOBAL", str(folder / ".gitconfig"))
-        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+        own_home(patch, folder)
         tell(folder / "repo")
         yield folder / "repo"
 
