@@ -10,8 +10,9 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 
 from autopilot.core.collection import Accumulator, ByName, compute_all, directions_of, find_metric
 from autopilot.core.figures import gained
@@ -111,11 +112,15 @@ def compare(
     """
     if not items or not others:
         return None
-    now, before = keyed(items), keyed(others)
-    has, had = (_with_value(monitored, side) for side in (now, before))
-    if not has and not had:
+    sides = items, others
+    flags = [list(map(monitored.has_value, side)) for side in sides]
+    if not any(map(any, flags)):
         # The metric is of whole batches: the batch of an item that raised has no value.
-        has, had = (_with_value(_RESULT, side) for side in (now, before))
+        flags = [list(map(_RESULT.has_value, side)) for side in sides]
+    ids = [[item.id for item in side] for side in sides]
+    if are_splits and ids[0] == ids[1] and flags[0] == flags[1]:
+        return Comparison(shared=sum(flags[0]))
+    has, had = (dict(compress(keyed(s).items(), f)) for s, f in zip(sides, flags, strict=True))
     if are_splits and has.keys() == had.keys():
         return Comparison(shared=len(has))
     shared = [item for key, item in has.items() if key in had]
@@ -126,10 +131,6 @@ def compare(
         tuple(key[0] for key in had if key not in has),
         tuple(key[0] for key in has if key not in had),
     )
-
-
-def _with_value(monitored: Monitored, items: Mapping[Key, Datum]) -> dict[Key, Datum]:
-    return {key: item for key, item in items.items() if monitored.has_value(item)}
 
 
 def keyed(items: Sequence[Datum]) -> dict[Key, Datum]:

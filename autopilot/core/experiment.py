@@ -243,7 +243,7 @@ class Experiment(InProgress):
             self.check_unedited()
         # What happens on other machines is not known here.
         is_here = self.machines is None and position.split != "train"
-        is_taken = is_here and (position.item >= 0 or is_plain(data, batch))
+        is_taken = self.cache and is_here and (position.item >= 0 or is_plain(data, batch))
         reach = self.cache.reach() if self.cache and is_taken else ()
         state = self.now.state
         self.progress.note(position, batch, data, seconds, state, waits=waits, reach=reach)

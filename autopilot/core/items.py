@@ -9,10 +9,9 @@ import copy
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, fields, replace
-from operator import attrgetter
 from typing import Any, TypeVar
 
-from autopilot.core.types import Datum, as_datum, digest
+from autopilot.core.types import Datum, as_datum, bare_copy, digest
 from autopilot.errors import DataError, EmptySplitError, UsageError
 
 V = TypeVar("V")
@@ -20,7 +19,6 @@ Batch = tuple[int, Datum, bool]
 """Number, items, and whether it is the last one."""
 
 _FIXED = frozenset({str, int, float, bool, type(None), bytes, complex})
-_FIELDS = attrgetter(*(each.name for each in fields(Datum)))
 _PLAIN = len(fields(Datum))
 _SHOWN = 6
 _LIMIT = 100_000
@@ -69,9 +67,11 @@ class SplitIds:
         """
         if self.split == "train":
             return batch
-        items = [self._distinct(item) for item in batch.leaves()]
-        if all(new is old for new, old in zip(items, batch.leaves(), strict=True)):
+        once = dict.fromkeys([item.id for item in batch.leaves()], 1)
+        if len(once) == len(batch) and self._seen.keys().isdisjoint(once):
+            self._seen |= once
             return batch
+        items = [self._distinct(item) for item in batch.leaves()]
         # A copy: the dataset may hold the items themselves.
         return replace(batch, items=items) if batch.items else items[0]
 
@@ -132,18 +132,19 @@ def _copied(value: Any, known: dict[int, Any]) -> Any:
     kind = type(value)
     if kind in _FIXED:
         return value
-    twin = known.get(id(value))
+    key = id(value)
+    twin = known.get(key)
     if twin is not None:
         return twin
     if kind is dict:
-        known[id(value)] = twin = value.copy()
-        if not is_flat(value):
-            for key, item in value.items():
+        known[key] = twin = value.copy()
+        if not _FIXED.issuperset(map(type, value.values())):  # as `is_flat`, without a call
+            for name, item in value.items():
                 if type(item) not in _FIXED:
-                    twin[key] = _copied(item, known)
+                    twin[name] = _copied(item, known)
         return twin
     if kind is list:
-        known[id(value)] = twin = value.copy()
+        known[key] = twin = value.copy()
         if not _FIXED.issuperset(map(type, value)):
             twin[:] = [item if type(item) in _FIXED else _copied(item, known) for item in value]
         return twin
@@ -152,15 +153,15 @@ def _copied(value: Any, known: dict[int, Any]) -> Any:
     if kind is Datum and len(value.__dict__) == _PLAIN:
         # Without a `__dict__`, which the copy may never need. Most items have neither metrics nor
         # items of their own: no call for those. Only a dict or list is asked whether it is empty.
-        known[id(value)] = twin = Datum(*_FIELDS(value))
-        part: Any = twin.metrics
+        known[key] = twin = bare_copy(value)
+        part: Any = value.metrics
         twin.metrics = {} if type(part) is dict and not part else _copied(part, known)
-        twin.metadata = _copied(twin.metadata, known)
-        part = twin.items
+        twin.metadata = _copied(value.metadata, known)
+        part = value.items
         twin.items = [] if type(part) is list and not part else _copied(part, known)
         return twin
     if isinstance(value, Datum):
-        known[id(value)] = twin = object.__new__(kind)
+        known[key] = twin = object.__new__(kind)
         for name, part in value.__dict__.items():
             own = part if name == "grad_fn" else _copied(part, known)
             object.__setattr__(twin, name, own)
@@ -169,7 +170,7 @@ def _copied(value: Any, known: dict[int, Any]) -> Any:
         twin = copy.deepcopy(value)
     except Exception:  # noqa: BLE001  # a lock, a client, an open file: the user's own objects
         twin = value
-    known[id(value)] = twin
+    known[key] = twin
     return twin
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from autopilot.core.items import Batch
 from autopilot.core.progress import Position
 from autopilot.core.records.record import TraceRecord
-from autopilot.core.types import Datum, datum_from_json, datum_to_json
+from autopilot.core.types import Datum, datum_from_json, datum_to_json, said_of
 
 _Values = Sequence[Mapping[str, Any]]
 
@@ -116,8 +116,8 @@ class Known(ABC):
 
 def is_plain(data: Datum, batch: Datum) -> bool:
     """Whether traces have a batch's result: those of its items, or of one without any, all."""
-    own = datum_to_json(replace(data, items=[]), check=False) if data.items else {}
-    has_own = bool(own.keys() - {"id"})
+    own = (data.metrics, data.metadata, *said_of(data)[1:]) if data.items else ()
+    has_own = any(part is not None and part != {} for part in own)
     if batch.items:
         return len(data.items) == len(batch.items) and not has_own
     return len(data.items) != 1 or has_own  # a lone item looks as a result without items

@@ -220,12 +220,11 @@ class EpochProgress:
 
     def find(self, position: Position, batch: Datum, state: str) -> Datum | None:
         """A batch's or an item's result from before a kill, if items and state are the same."""
-        found, key = self._known.get(position.batch, {}).get(position.item), _key(batch, state)
+        found = self._known.get(position.batch, {}).get(position.item)
+        key = _key(batch, state) if found or self._lent else ""  # of most, nothing is known
         if found is None or found.key != key:
             found = self._lent.get((position.batch, position.item, key))
-            if found is None:
-                return None
-        if found.source and self.distrusts:
+        if found is None or (found.source and self.distrusts):
             return None
         if not found.waits:
             self._count(position, key, found.items)

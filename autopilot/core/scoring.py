@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any
 
 from autopilot.core.comparison import Monitored
-from autopilot.core.exchanges import NO_WORDS, exchange, with_targets
-from autopilot.core.figures import bound, gained, number, truth, wish
+from autopilot.core.exchanges import NO_WORDS, Exchange, exchange, with_targets
+from autopilot.core.figures import bound, number, truth, wish
 from autopilot.core.gradient import Finding, Gradient, TextGradient
 from autopilot.core.graph import Graph
 from autopilot.core.items import singles_of
@@ -23,7 +23,7 @@ from autopilot.core.types import Datum, Outcome
 from autopilot.errors import EvaluationError, UsageError
 
 _WORDS = ("feedback", "error_message", "unmeasured")
-_USUAL = frozenset((str, type(None)))
+_USUAL, _TRUTHS = frozenset((str, type(None))), frozenset((bool, type(None)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +47,15 @@ class Scoring:
             EvaluationError: `success` is a score or a word, or the batch's own metric no number.
         """
         for item in data.leaves():
-            try:
-                item.success = truth(item.success)
-            except ValueError as error:
-                raise EvaluationError(
-                    f"an item has success={error}",
-                    hint="write a score as a metric: Datum(success=score >= 0.5, "
-                    'metrics={"score": score}) with monitor = "score"',
-                ) from error
+            if type(item.success) not in _TRUTHS:
+                try:
+                    item.success = truth(item.success)
+                except ValueError as error:
+                    raise EvaluationError(
+                        f"an item has success={error}",
+                        hint="write a score as a metric: Datum(success=score >= 0.5, "
+                        'metrics={"score": score}) with monitor = "score"',
+                    ) from error
             if item.metrics:
                 self._convert(item)
             if self.failed_value is not None and item.outcome == "error":
@@ -118,19 +119,20 @@ class ItemMean:
 
     def update(self, data: Datum) -> None:
         """Takes in what a step returned."""
-        items = [(item, item.outcome) for item in data.leaves()]
-        outcomes = [outcome for _, outcome in items]
+        items = list(data.leaves())
+        outcomes = [item.outcome for item in items]
         self.outcomes.update(outcomes)
         if "accuracy" not in data.metrics:
-            self._by_outcome.update(n for item, n in items if "accuracy" not in item.metrics)
-        for item, outcome in items:
-            if outcome == "error":
-                self.errors.append(item.error_message or "")
-            if outcome != "unmeasured":
-                self._take(item, 1)
+            pairs = zip(items, outcomes, strict=True)
+            self._by_outcome.update([n for item, n in pairs if "accuracy" not in item.metrics])
+        if "error" in outcomes:
+            self.errors += [i.error_message or "" for i in items if i.outcome == "error"]
+        if "unmeasured" in outcomes:
+            items = [item for item in items if item.outcome != "unmeasured"]
+        self._take([item.metrics for item in items], 1)
         # A batch's own number stands for each of its items that was measured.
-        if data.items and (measured := len(items) - outcomes.count("unmeasured")):
-            self._take(data, measured)
+        if data.items and items:
+            self._take([data.metrics], len(items))
 
     def compute(self) -> dict[str, float]:
         """Name to mean; empty where there is nothing to compute."""
@@ -146,10 +148,12 @@ class ItemMean:
         passed_or_own = passed + self._sums.get("accuracy", 0.0)
         return {"accuracy": passed_or_own / (scored + errors + own), **means}
 
-    def _take(self, item: Datum, weight: int) -> None:
-        for name, value in item.metrics.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value * weight
-            self._counts[name] = self._counts.get(name, 0) + weight
+    def _take(self, metrics: Iterable[Mapping[str, float]], weight: int) -> None:
+        sums, counts = self._sums, self._counts
+        for each in metrics:
+            for name, value in each.items():
+                sums[name] = sums.get(name, 0.0) + value * weight
+                counts[name] = counts.get(name, 0) + weight
 
 
 def worst_value(given: object, monitored: Monitored, item_metric: str) -> float | None:
@@ -250,22 +254,19 @@ def worst_first(data: Datum, monitor: str, mode: str, targets: Any = None) -> Gr
     alone = len(data) == 1
     found = [pair for pair in with_targets(data, targets) if _speaks(pair[0], monitor)]
     # From 0.1 (best) to 1 (worst), by rank of the monitored value; errors are the worst.
-    values = {item.id: item.metrics[monitor] for item, _ in found if monitor in item.metrics}
-    best_first = sorted(set(values.values()), key=lambda value: -gained(0.0, value, mode))
-    ranks = {value: number for number, value in enumerate(best_first, 1)}
-    badness = {name: 0.1 + 0.9 * ranks[v] / len(ranks) for name, v in values.items()}
+    values = {item.metrics[monitor] for item, _ in found if monitor in item.metrics}
+    ranks = enumerate(sorted(values, reverse=mode != "min"), 1)
+    badness: dict[float | None, float] = {v: 0.1 + 0.9 * n / len(values) for n, v in ranks}
     if badness:
-        found.sort(key=lambda pair: -badness.get(pair[0].id, 1.0))
-    findings = []
+        found.sort(key=lambda pair: -badness.get(pair[0].metrics.get(monitor), 1.0))
+    findings, own_wish = list[tuple[Finding, Callable[[], Exchange]]](), wish(monitor, mode)
     for item, target in found:
         value = item.metrics.get(monitor)
         about = item.id if value is None else f"{item.id}: {monitor} {value:.6g}"
-        request = NO_WORDS
-        if value is not None and item.outcome != "failed":
-            request = wish(monitor, mode)
+        request = NO_WORDS if value is None or item.outcome == "failed" else own_wish
         finding = Finding(
             item.feedback or item.error_message or request,
-            severity=badness.get(item.id, 1.0),
+            severity=badness.get(value, 1.0),
             evidence=() if alone and not badness else (about,),
             item="" if alone else item.id,
         )

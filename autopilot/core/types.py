@@ -96,6 +96,19 @@ class Datum:
         return iter(self.items or [self])
 
 
+def bare_copy(value: Datum) -> Datum:
+    """A Datum with the values of another, but without its metrics, metadata and items.
+
+    A call of the class takes twice as long.
+    """
+    twin: Datum = object.__new__(Datum)
+    twin.split, twin.epoch, twin.id = value.split, value.epoch, value.id
+    twin.success, twin.error_message = value.success, value.error_message
+    twin.feedback, twin.attribution = value.feedback, value.attribution
+    twin.unmeasured, twin.grad_fn = value.unmeasured, value.grad_fn
+    return twin
+
+
 def as_datum(item: object, index: int) -> Datum:
     """A dataset's item as a Datum: a Datum as it is, a mapping or any other value as its metadata.
 
@@ -112,7 +125,8 @@ def as_datum(item: object, index: int) -> Datum:
         payload = dump()
     metadata = dict(payload) if isinstance(payload, (dict, Mapping)) else {"value": payload}
     own_id = metadata.get("id")
-    return Datum(metadata=metadata, id=str(own_id) if own_id is not None else digest(payload))
+    own_id = digest(payload) if own_id is None else own_id
+    return Datum(metadata=metadata, id=own_id if type(own_id) is str else str(own_id))
 
 
 def digest(value: object, length: int = 12) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -166,9 +165,7 @@ def trace_record(
     """
     name = f"{epoch}-{split}" + (f"-{repeat}" if repeat else "")
     values = tuple(datum_to_json(item, check=False) for item in items)
-    try:
-        json.dumps(values)  # all at once: a call for each takes as long again
-    except (TypeError, ValueError):
+    if any(unlike_json(value, "") for value in values):
         values = tuple(map(_result, items))
     about = (facts or {}).get((split, repeat)) or TraceRecord(split=split, repeat=repeat)
     return replace(about, epoch=epoch, id=name, items=values)

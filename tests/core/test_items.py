@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -235,6 +236,11 @@ def test_what_cannot_be_copied_stays_itself(tmp_path):
     assert copied(deep) is deep
     while deep:
         deep = deep[0]
+
+
+def test_a_copy_of_a_datum_has_each_of_its_fields():
+    item = Datum(**{each.name: f"the {each.name}" for each in fields(Datum)})
+    assert vars(copied(item)) == vars(item)
 
 
 class Marked(Datum):
