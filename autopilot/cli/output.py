@@ -121,12 +121,14 @@ class Output:
         """The terminal's columns; None where nothing is shortened, as in a pipe."""
         return shutil.get_terminal_size().columns if self.is_terminal else None
 
-    def go_on(self) -> None:
+    def go_on(self) -> Output:
         """From now on, also in processes that are forked, no output that is lost ends the command.
 
-        A run is not over because its reader has left, as of `autopilot run ... | head`.
+        A run is not over because its reader has left, as of `autopilot run ... | head`. It is for
+        commands whose work is recorded: of the others, the output is all that there is.
         """
         self._lost = mmap.mmap(-1, 1)
+        return self
 
     def raw(self, data: bytes) -> None:
         """Bytes on stdout as they are, such as a patch; on a terminal, of escapes only colors."""

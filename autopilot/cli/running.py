@@ -70,7 +70,6 @@ def supervised(
         EvaluationError: the process died, and cannot be gone on with.
     """
     reports = ChildReporter(output, folder)
-    output.go_on()
     supervisor = Supervisor(lambda child: guarded(output, lambda: work(child)), reports, slug)
     code: int | None = FAILED
     try:
@@ -223,7 +222,7 @@ def run_session(
             output.warning(wrong)
 
     with hosting(prepare.executor):
-        return supervised(output, work, prepare.folder, slug, ended=end)
+        return supervised(output.go_on(), work, prepare.folder, slug, ended=end)
 
 
 @contextlib.contextmanager

@@ -101,7 +101,7 @@ def edit(
         if names:
             return _tell_taken_back(context.output, place, names, kept)
     use_prices(changes.prices or ())
-    with own_stdout(context.output) as output, _own_hints(slug):
+    with own_stdout(context.output.go_on()) as output, _own_hints(slug):
         return running.supervised(
             output,
             lambda child: _measure(output, user, slug, message or "", changes, child, undo=undo),

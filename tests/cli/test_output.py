@@ -143,8 +143,9 @@ def test_a_run_goes_on_where_it_cannot_print(place: Place) -> None:
     kept = (place.top / ".git" / "autopilot").rglob("*")
     written = [path.read_bytes() for path in kept if path.is_file()]
     assert not any(b"read it:   git log" in content for content in written)
-    for arguments in (["status", "--json"], ["--help"]):
-        code, said = shell(">/dev/full", *arguments)
+    # Of what is recorded nowhere the output is all: also where the user's code runs in a child.
+    for command in ("status --json", "--help", "policy explain a", "run counter.py --dry-run"):
+        code, said = shell(">/dev/full", *command.split())
         assert (code, len(said)) == (1, 2)
         assert said[0] == "error: stdout cannot be written: No space left on device"
 
