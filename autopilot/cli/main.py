@@ -12,11 +12,13 @@ try:
     from typing import TYPE_CHECKING, Any, ClassVar
 
     from autopilot import __version__, audit
-    from autopilot.cli.output import DONE, FAILED, INTERRUPTED, Output, guarded
+    from autopilot.cli.output import DONE, FAILED, INTERRUPTED, Output, guarded, interrupt_of
     from autopilot.errors import UsageError
     from autopilot.git import commands
-except KeyboardInterrupt:
+except BaseException as early:
     # Ctrl-C in the first milliseconds of a command: there is nothing to say yet.
+    if not isinstance(early.__cause__ or early, KeyboardInterrupt):
+        raise
     raise SystemExit(130) from None
 
 if TYPE_CHECKING:
@@ -80,8 +82,10 @@ class AutoPilotCLI:
             code = self.run(sys.argv[1:] if arguments is None else arguments)
             if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
                 signal.signal(signal.SIGINT, signal.SIG_DFL)  # the interpreter's end has tracebacks
-        except KeyboardInterrupt:
+        except BaseException as error:
             # Before the command, or a second one while the first was dealt with.
+            if interrupt_of(error) is None:
+                raise
             code = INTERRUPTED
         sys.exit(code)
 

@@ -342,11 +342,7 @@ def guarded(output: Output, command: Callable[[], int]) -> int:
             raise
         return FAILED
     except BaseException as error:
-        # Ctrl-C in an import may come as an error of the class that was just made.
-        interrupt: BaseException | None = error
-        while interrupt and not isinstance(interrupt, KeyboardInterrupt):
-            interrupt = interrupt.__cause__
-        if interrupt is None:
+        if (interrupt := interrupt_of(error)) is None:
             raise
         for note in ("interrupted", *getattr(interrupt, "__notes__", ())):
             output.write(note, output.stderr)
@@ -354,6 +350,14 @@ def guarded(output: Output, command: Callable[[], int]) -> int:
     finally:
         output.trail()
         audit.end()
+
+
+def interrupt_of(error: BaseException) -> BaseException | None:
+    """The Ctrl-C behind an error: in an import it may come as one of the class just made."""
+    found: BaseException | None = error
+    while found and not isinstance(found, KeyboardInterrupt):
+        found = found.__cause__
+    return found
 
 
 @contextlib.contextmanager

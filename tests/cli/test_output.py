@@ -169,21 +169,30 @@ def test_a_live_line_survives_its_terminal(monkeypatch: pytest.MonkeyPatch) -> N
         output.line("the end", "green")
 
 
-# The first of ours, one of the command's, one of the loop's.
-@pytest.mark.parametrize("module", ["autopilot.cli.output", "typer", "autopilot.engine.session"])
-def test_ctrl_c_while_the_program_starts(place: Place, module: str) -> None:
+# The first of ours, one before the command, one of the command's, one of the loop's.
+@pytest.mark.parametrize(
+    "module",
+    ["autopilot.cli.output", "autopilot.engine.loading", "typer", "autopilot.engine.session"],
+)
+@pytest.mark.parametrize("end", ["pass", "raise RuntimeError('__set_name__') from error"])
+def test_ctrl_c_while_the_program_starts(place: Place, module: str, end: str) -> None:
     program = """
-import os, signal, sys
+import os, signal, sys, time
 class Interrupt:
-    def find_spec(self, name, *rest, at=sys.argv[1]):
+    def find_spec(self, name, *rest, at=sys.argv[1], end=sys.argv[2]):
         if name == at:
-            os.kill(os.getpid(), signal.SIGINT)
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(9)
+            except KeyboardInterrupt as error:  # as the import of a class may make of it
+                exec(end)
+                raise
 sys.meta_path.insert(0, Interrupt())
 from autopilot.cli.main import main
-sys.argv[:2] = ["autopilot"]
+sys.argv[:3] = ["autopilot"]
 main()
 """
-    command = [sys.executable, "-P", "-c", program, module, "run", "counter.py"]
+    command = [sys.executable, "-P", "-c", program, module, end, "run", "counter.py"]
     done = subprocess.run(command, cwd=place.top, capture_output=True, text=True, check=False)
 
     assert done.returncode == 130, done
