@@ -51,9 +51,14 @@ def test_every_command_prints_one_document(
             assert "\n" not in text
 
 
-def test_a_mistyped_command_is_told_what_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistyped_command_or_option_is_told_what_was_meant(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert AutoPilotCLI().run(["repaly"]) == 2
     assert "No such command 'repaly'. Did you mean 'replay'?" in capsys.readouterr().err
+    assert AutoPilotCLI().run(["log", "--grahp"]) == 2
+    said, _, meant = capsys.readouterr().err.partition(" (")
+    assert (said, meant[:24]) == ("error: No such option: --grahp", "Possible options: --grap")
 
 
 def test_options_of_a_call_that_failed_do_not_reach_the_next(
