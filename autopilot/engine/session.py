@@ -18,7 +18,7 @@ from autopilot.core.module import name_parameters
 from autopilot.core.outages import infrastructure_in
 from autopilot.core.records.history import environment_at
 from autopilot.core.records.learnt import BLOCK_AFTER
-from autopilot.core.records.record import Event, Manifest, MetricsRecord
+from autopilot.core.records.record import Event, Manifest
 from autopilot.core.setup_checks import check_module, check_setup, item_count, split_notes
 from autopilot.core.stopping import StopCondition
 from autopilot.core.types import Result
@@ -51,7 +51,7 @@ from autopilot.sandbox.workspace import open_workspace, undone_on_failure
 from autopilot.tracking.checkout import drop_bytecode
 from autopilot.tracking.finding import check_whole
 from autopilot.tracking.git_store import GitStore
-from autopilot.tracking.holding import unnoted
+from autopilot.tracking.holding import refuse_torn
 from autopilot.tracking.layout import Layout, hold
 from autopilot.tracking.memory import GitMemory
 from autopilot.tracking.notebook import Notebook
@@ -164,12 +164,8 @@ class Session:
             raise ExperimentError(f"the steps of {slug} are made by hand", hint=notebook.goes_on_by)
         if manifest.in_place:
             check_checked_out(user, manifest)
-        if not (child and child.since_s) and (missing := unnoted(notebook)):
-            notebook.need(MetricsRecord)
-            raise ExperimentError(
-                f"the notes of {slug} are older than its branch: none on {missing[0][:7]}",
-                hint=f"a plain git fetch or pull leaves them behind: autopilot fetch {slug}",
-            )
+        if not (child and child.since_s):
+            refuse_torn(notebook)
         lock = ExclusiveLock(Layout(slug).lock(user))
         hold(lock, slug)
         recorded = environment_at(notebook.events)

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from autopilot.core.records.message import plain_message, start_message
+from autopilot.core.records.message import EXPERIMENT, plain_message, start_message, trailer
 from autopilot.core.records.record import Event, Manifest, MetricsRecord, StepRecord
-from autopilot.errors import ExperimentError, LockHeldError
+from autopilot.errors import ExperimentError, LockHeldError, RepositoryError
 from autopilot.git import commits, objects, refs
 from autopilot.git.locks import named, one_at_a_time
 from autopilot.git.repository import Repository
@@ -52,6 +52,40 @@ def unnoted(notebook: Notebook) -> list[str]:
     ]
     found += [made[epoch][-1].id for epoch in notebook.tagged if epoch > last and epoch in made]
     return found + [back.id for number, back in notebook.open_rollbacks.items() if number > last]
+
+
+def refuse_torn(notebook: Notebook) -> None:
+    """Refuses to go on with a branch that is of another time than its notes and tags.
+
+    Else an epoch is measured before its tag turns out to be taken.
+
+    Raises:
+        ExperimentError: its notes are older than it is, or its tags are newer.
+    """
+    repo, slug, layout = notebook.repo, notebook.slug, notebook.layout
+    if missing := unnoted(notebook):
+        notebook.need(MetricsRecord)
+        raise ExperimentError(
+            f"the notes of {slug} are older than its branch: none on {missing[0][:7]}",
+            hint=f"a plain git fetch or pull leaves them behind: autopilot fetch {slug}",
+        )
+    newest, last = max(notebook.tagged, default=-1), notebook.last
+    tag = commits.read_tag(repo, name := layout.tag_name(newest)) if newest >= 0 else None
+    if tag and newest > (last.epoch if last else -1) and _names(repo, tag.commit, slug):
+        notebook.need(MetricsRecord)
+        raise ExperimentError(
+            f"{layout.branch_name} ends before epoch {newest}, which has a tag",
+            hint=f"if another clone went on: autopilot fetch {slug}; if the branch was moved back: "
+            f"git branch -f {layout.branch_name} {name}, or go on from an epoch under another "
+            "name: autopilot store branch",
+        )
+
+
+def _names(repo: Repository, commit: str, slug: str) -> bool:
+    """Whether a commit is of an experiment: a tag may be a person's own."""
+    with contextlib.suppress(RepositoryError):
+        return trailer(commits.read_commit(repo, commit).message, EXPERIMENT) == slug
+    return False
 
 
 # --- decisions ---------------------------------------------------------------------------------

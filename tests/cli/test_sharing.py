@@ -231,6 +231,13 @@ def test_a_branch_that_came_without_its_notes_does_not_go_on(pair):
     get(b)
     goes_on(a, "three")
     send(a)
+    # A plain fetch brings the tags alone: nothing is measured before that is said.
+    b.git("fetch", "--quiet", "origin")
+    b.refused(
+        *("resume", "one", "--max-epochs", "4"),
+        says=("autopilot/one ends before epoch 3, which has a tag",),
+        hints=("autopilot fetch one", "git branch -f autopilot/one autopilot/one/epoch-0003"),
+    )
     b.git("fetch", "--quiet", "origin", "autopilot/one:autopilot/one")
     tip = b.git("rev-parse", "autopilot/one")
     b.refused(
@@ -239,7 +246,9 @@ def test_a_branch_that_came_without_its_notes_does_not_go_on(pair):
         hints=("autopilot fetch one",),
     )
     b.run("fetch", "one")
+    b.git("tag", "autopilot/one/epoch-0900", "main")  # a person's own
     b.run("resume", "one", "--max-epochs", "4")
+    b.git("tag", "-d", "autopilot/one/epoch-0900")
     assert b.verdicts("one") == ["baseline", "kept", "kept", "kept", "kept"]
     send(b)
     same(b)
