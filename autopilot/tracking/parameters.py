@@ -215,7 +215,7 @@ def scope_of(repo: Repository, parameter: Parameter) -> Scope:
             is_inside = folder.resolve().is_relative_to(top)
             raise ParameterError(
                 f"the parameter {parameter.label} is behind the symbolic link {folder}",
-                hint=f"name the folder that it points to: {os.readlink(folder)}"
+                hint=f"name the folder that it points to: {folder.resolve().relative_to(top)}"
                 if is_inside
                 else "it leads out of this repository: run autopilot in the one that has the files",
             )
@@ -237,9 +237,12 @@ def check_tracked(repo: Repository, tree: str, scopes: Iterable[Scope]) -> None:
         if not entries:
             raise _not_tracked(repo, scope)
         if scope.parameter.is_file and scope.parameter.source.is_symlink():
+            target, top = scope.parameter.source.resolve(), repo.workdir.resolve()
             raise ParameterError(
                 f"the parameter {scope.path} is a symbolic link",
-                hint=f"name the file that it points to: {os.readlink(scope.parameter.source)}",
+                hint=f"name the file that it points to: {target.relative_to(top)}"
+                if target.is_relative_to(top)
+                else "name a file of the repository",
             )
         if shared := min(owners.keys() & entries.keys(), default=""):
             one, other = owners[shared].parameter, scope.parameter

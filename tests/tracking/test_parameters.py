@@ -42,6 +42,10 @@ def test_behind_a_link(repository, top):
     with pytest.raises(ParameterError, match="is behind the symbolic link") as caught:
         scope_of(repository, PathParameter(top / "link"))
     assert caught.value.hint == "name the folder that it points to: rules"
+    (top / "rules" / "up").symlink_to("../rules")
+    with pytest.raises(ParameterError) as caught:
+        scope_of(repository, PathParameter(top / "rules" / "up"))
+    assert caught.value.hint == "name the folder that it points to: rules"
 
 
 def test_a_way_to_the_top_through_a_link_is_fine(repository, top, tmp_path):
@@ -151,12 +155,20 @@ def test_a_heading_is_no_conflict(repository, top):
 
 def test_a_parameter_that_is_a_link_is_refused(repository, top):
     (top / "link.txt").symlink_to("README.md")
-    run_git(["add", "link.txt"], cwd=top)
+    goals = {"up.txt": "../README.md", "out.txt": top.parent / "elsewhere.txt"}
+    for name, goal in goals.items():
+        (top / "rules" / name).symlink_to(goal)
+    run_git(["add", "."], cwd=top)
     run_git(["commit", "--quiet", "-m", "link"], cwd=top)
     parameter, tree = PathParameter(top / "link.txt"), str(repository.pygit.head.peel().tree_id)
     with pytest.raises(ParameterError, match=r"link\.txt is a symbolic link") as caught:
         check_tracked(repository, tree, [scope_of(repository, parameter)])
-    assert "README.md" in caught.value.hint
+    assert caught.value.hint == "name the file that it points to: README.md"
+    for name, hint in zip(goals, (caught.value.hint, "name a file of the repository"), strict=True):
+        with pytest.raises(ParameterError) as caught:
+            at = scope_of(repository, PathParameter(top / "rules" / name))
+            check_tracked(repository, tree, [at])
+        assert caught.value.hint == hint
     # One of a folder's files is refused when it is written to.
     folder = PathParameter(top)
     check_tracked(repository, tree, [scope_of(repository, folder)])
