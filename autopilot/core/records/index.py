@@ -21,6 +21,7 @@ from autopilot.core.records.record import Lesson, LlmRecord, MetricsRecord, Reco
 T = TypeVar("T")
 _VERSION = 9
 _BLOCK = 64
+_STARTS = re.compile(b"^|\n").finditer
 # The classes of records that it is made from.
 INDEXED: tuple[type[Record], ...] = (MetricsRecord, StepRecord, Lesson, LlmRecord)
 
@@ -66,16 +67,18 @@ class Rows(Sequence[T]):
         if place == self._known - 1:
             return self._parsed(self._raw[self._raw.rfind(b"\n") + 1 :])
         if place < self._known:
-            if not self._starts:
-                self._starts.extend(found.end() for found in re.finditer(b"^|\n", self._raw))
+            # Threads share it: each takes what is whole, whoever made it.
+            self._starts = self._starts or array("Q", map(re.Match.end, _STARTS(self._raw)))
             begin, end = self._starts[place : place + 2]
             return self._parsed(self._raw[begin:end])
         block, at = divmod(place - self._known, _BLOCK)
         if block == len(self._deflated):
             return self._parsed(self._new[at])
-        if block != self._inflated[0]:
-            self._inflated = block, zlib.decompress(self._deflated[block]).split(b"\n")
-        return self._parsed(self._inflated[1][at])
+        known, lines = self._inflated
+        if block != known:
+            lines = zlib.decompress(self._deflated[block]).split(b"\n")
+            self._inflated = block, lines
+        return self._parsed(lines[at])
 
     def __iter__(self) -> Iterator[T]:
         return map(self._make, json.loads(b"[%b]" % self.encode().replace(b"\n", b",")))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -54,6 +57,23 @@ def _check_rows(given_rows: list[_Row], split: int) -> None:
     for key, text in wanted:
         assert rows[rows.place(key)] == (key, text)
         assert (key, text) in rows.with_text(text)
+
+
+def test_threads_share_rows_that_were_read() -> None:
+    start, wrong = Barrier(4), list[object]()
+    rows = _rows(b"\n".join(b'[%d,"x"]' % key for key in range(300_000)))
+
+    def look(key: int) -> None:
+        start.wait()
+        try:
+            found: object = rows[key]
+        except ValueError as error:
+            found = error
+        wrong.extend([found] * (found != (key, "x")))
+
+    with ThreadPoolExecutor(4) as pool:
+        deque(pool.map(look, (10, 200_000, 100_000, 299_990)), maxlen=0)
+    assert wrong == []
 
 
 @pytest.mark.parametrize("is_read", [True, False])
