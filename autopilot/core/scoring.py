@@ -263,9 +263,10 @@ def worst_first(data: Datum, monitor: str, mode: str, targets: Any = None) -> Gr
     for item, target in found:
         value = item.metrics.get(monitor)
         about = item.id if value is None else f"{item.id}: {monitor} {value:.6g}"
-        request = NO_WORDS if value is None or item.outcome == "failed" else own_wish
+        if not (said := item.feedback or item.error_message):
+            said = NO_WORDS if value is None or item.outcome == "failed" else own_wish
         finding = Finding(
-            item.feedback or item.error_message or request,
+            said,
             severity=badness.get(value, 1.0),
             evidence=() if alone and not badness else (about,),
             item="" if alone else item.id,
@@ -276,9 +277,9 @@ def worst_first(data: Datum, monitor: str, mode: str, targets: Any = None) -> Gr
 
 
 def _speaks(item: Datum, monitor: str) -> bool:
-    if item.outcome == "unmeasured":
+    if item.unmeasured is not None:
         return False
-    return bool(item.feedback) or item.outcome in ("failed", "error") or monitor in item.metrics
+    return bool(item.feedback) or monitor in item.metrics or item.outcome in ("failed", "error")
 
 
 def mistake_in(data: object, batch: Datum) -> str:

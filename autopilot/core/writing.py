@@ -141,7 +141,7 @@ def val_record(
 
 def unmeasured_in(items: Iterable[Datum]) -> int:
     """How many items could not be measured."""
-    return sum(item.outcome == "unmeasured" for item in items)
+    return sum(item.unmeasured is not None for item in items)
 
 
 def other_records(epoch: int, metrics: Metrics, verdict: Verdict) -> list[MetricsRecord]:
@@ -165,7 +165,7 @@ def trace_record(
     """
     name = f"{epoch}-{split}" + (f"-{repeat}" if repeat else "")
     values = tuple(datum_to_json(item, check=False) for item in items)
-    if any(unlike_json(value, "") for value in values):
+    if unlike_json(list(values), ""):
         values = tuple(map(_result, items))
     about = (facts or {}).get((split, repeat)) or TraceRecord(split=split, repeat=repeat)
     return replace(about, epoch=epoch, id=name, items=values)

@@ -87,7 +87,7 @@ def test_hooks_call_callbacks_in_order_and_keep_their_states_apart():
 
 
 @pytest.mark.parametrize(
-    ("own", "inside"), [(700, (10_000, 4, 100)), (50_000, (50_000, 7, 7)), (0, (0, 7, 7))]
+    ("own", "inside"), [(700, (10_000, 10, 50)), (50_000, (50_000, 7, 7)), (0, (0, 7, 7))]
 )
 def test_cycles_are_looked_for_less_often_during_a_run_unless_the_user_says_so(own, inside):
     before = gc.get_threshold()
