@@ -3,6 +3,8 @@
 import errno
 import os
 import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from autopilot.sandbox.audit_hooks import Inputs
 from autopilot.sandbox.confinement import COPIED_BYTES, LinkedFiles, guard_of
 from autopilot.sandbox.workspace import Link, Workspace
 from autopilot.tracking import GitStore
+from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -48,6 +51,17 @@ def test_a_step_is_compared_with_how_it_began_once(guard):
     readme.write_text("the user's\n")
     guard.confine()
     assert guard.put_back() == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="reads /proc")
+def test_what_an_agent_left_is_ended_where_nobody_adopts_it(guard, monkeypatch):
+    monkeypatch.setattr("autopilot.sandbox.confinement.adopt", lambda *, is_on: 0.0)
+    guard.confine()
+    started = subprocess.run(
+        ["sh", "-c", "setsid sleep 600 >&- & echo $!"], stdout=subprocess.PIPE, check=True
+    )
+    guard.put_back()
+    wait_for(lambda: not Path(f"/proc/{int(started.stdout)}/exe").exists())
 
 
 def test_a_small_link_becomes_a_copy_once(link):
