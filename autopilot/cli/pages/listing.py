@@ -317,16 +317,19 @@ def chart(points: Sequence[Judged], name: str, *, width: int = 72, height: int =
 
     dots = [[0] * columns for _ in range(height)]
     cells = [[" "] * columns for _ in range(height)]
+    # Of thousands of epochs, most are drawn over one another.
+    strokes = set[tuple[tuple[int, int], tuple[int, int]]]()
     for i, point in enumerate(points):
         if _finite(point.value):
             before = points[i - 1].value if i else None
             start = (x(i - 1), y(before)) if _finite(before) else (x(i), y(point.value))
-            for across, down in _line(start, (x(i), y(point.value))):
-                dots[down // 4][across // 2] |= _DOTS[down % 4][across % 2]
+            strokes.add((start, (x(i), y(point.value))))
         if _finite(point.best):
             until = x(i + 1) // 2 if i + 1 < len(points) else x(i) // 2 + 1
             for column in range(x(i) // 2, until):
                 cells[y(point.best) // 4][column] = _BEST
+    for across, down in (dot for stroke in strokes for dot in _line(*stroke)):
+        dots[down // 4][across // 2] |= _DOTS[down % 4][across % 2]
     for row in range(height):
         drawn = zip(dots[row], cells[row], strict=True)
         cells[row] = [chr(0x2800 + bits) if bits else cell for bits, cell in drawn]
