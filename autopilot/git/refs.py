@@ -245,7 +245,8 @@ def move_refs(repo: Repository, moves: Mapping[str, tuple[str, str | None]], log
 
 BRANCHES = "refs/heads/"
 _REMOTES = "refs/remotes/"
-_REBASE_HEADS = ("rebase-merge/head-name", "rebase-apply/head-name")
+# As paths: else pathlib interns their parts in every epoch, and Python's table of them grows.
+_REBASE_HEADS = (Path("rebase-merge/head-name"), Path("rebase-apply/head-name"))
 
 
 @dataclass(frozen=True, slots=True)

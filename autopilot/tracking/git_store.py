@@ -49,7 +49,7 @@ from autopilot.tracking.parameters import (
     edits,
 )
 
-_REOPEN_AFTER = 200
+_REOPEN_AFTER = 50
 
 
 class GitStore(CandidateLines):

@@ -21,6 +21,7 @@ from tests.benchmarks.repos import RULES, rule_name, rule_text
 
 SLUG = "bench"
 ITEMS = 20
+_SCHEDULED = Path("/proc/thread-self/schedstat")
 _STRATEGIES = ("add missing words", "split broad rules", "reorder", "shorten", "add examples")
 
 
@@ -137,7 +138,7 @@ class Drill:
 def _waited_ms() -> float:
     """How long this thread was ready, and had no processor; 0 where the system does not say."""
     try:
-        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e6
+        return int(_SCHEDULED.read_text().split()[1]) / 1e6
     except (OSError, IndexError):
         return 0.0
 
