@@ -44,12 +44,14 @@ from autopilot.core.search import SearchLoop
 from autopilot.core.selection import selection
 from autopilot.errors import UsageError
 from autopilot.git.commands import run_git
+from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
 from autopilot.report.collection import between, collect
 from autopilot.report.contents import DiffPool, dumped, packed
 from autopilot.report.rendering import markdown, page
 from autopilot.report.search import SearchStory
 from autopilot.report.serving import ReportServer
+from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
 from tests.browser import chromium, find_chromium
 from tests.cli.report_story import MARKUP, SHOWN, SPACED, tell
@@ -885,6 +887,12 @@ def test_a_served_page_shows_the_run_as_it_goes_on(browser, several):
         assert browser.evaluate(f"{TITLE} === 'Epoch 1' && !!window.marker")
         assert "4 train" in seen[0] and "a strategy with a long name" in seen[0]
         browser.wait_for("live.textContent.includes('a strategy with a long name 2')")
+        # Where another state is all that is new, the page's head has it too.
+        head = "document.getElementById('head').textContent.includes"
+        browser.wait_for(f"!{head}('running')")
+        with ExclusiveLock(Layout("several").lock(Repository.discover(top))):
+            browser.wait_for(f"{head}('running')")
+        browser.wait_for(f"!{head}('running')")
         assert browser.problems == []
         assert {url.rpartition("/")[0] + "/" for url in browser.requests} == {server.url}
         # Another name for this machine, as of a page that leads a browser here, and no secret.

@@ -6,15 +6,19 @@ const live = document.getElementById("live");
 function follow() {
   if (!report.live) return;
   let judged = experiments[0].epochs.length;
+  let { state } = experiments[0];
   let latest = null;
   let isAsking = false;
   const renewed = async () => {
-    if (isAsking || !latest || latest.points === judged) return;
+    // At the end there are test results, and no new epoch.
+    if (isAsking || !latest || (latest.points === judged && latest.state === state)) return;
     isAsking = true;
+    const asked = latest.state;
     const began = performance.now();
     try {
       renew(await (await fetch("report.json", { cache: "no-store" })).json());
       judged = experiments[0].epochs.length;
+      state = asked;
       refresh();
     } catch { /* The next event asks again. */ }
     // Of a long run the report takes a moment to make: that is a tenth of the time at most.
