@@ -25,6 +25,7 @@ from autopilot.text import some
 _BY_HAND = "try it by hand in the same folder; what it prints is a metric as METRIC {}=1.5"
 _PASSING = "leave out --metric, and the share that passes decides; or give the items their {}"
 _ELSEWHERE = "let it write to untracked files outside of --edit, or leave a file out by --protect"
+_UNDO = "undo that, or stash it, and resume the run; what the command writes, git should not track"
 
 
 class Whole:
@@ -144,7 +145,7 @@ class CommandModule(AutoPilotModule):
         junit = Path(self.junit) if self.junit else None
         before = _written(junit)
         ran = self._run(self.commands[split], split, self.item_timeout_s)
-        problem, hint = self._changed(), _ELSEWHERE
+        problem, hint = self._changed(ran), _ELSEWHERE
         if not problem and ran.is_cut_short:
             problem = ran.explained()
             hint = ran.remedy or _BY_HAND
@@ -176,7 +177,7 @@ class CommandModule(AutoPilotModule):
                 # Its exit code is the answer, whatever a test forgot to end.
                 say(f"guard {ran.name} {ran.problem()}")
                 ran = replace(ran, left=())
-            self._guarded = state, ran, self._changed() or ran.explained()
+            self._guarded = state, ran, self._changed(ran) or ran.explained()
         _, ran, problem = self._guarded
         if not problem:
             return None
@@ -213,15 +214,21 @@ class CommandModule(AutoPilotModule):
         }
         return run_shell(command, variables, limit)
 
-    def _changed(self) -> str:
-        """The sentence on tracked files that the latest command changed."""
+    def _changed(self, ran: Ran) -> str:
+        """The sentence on tracked files that a command changed, and that are put back.
+
+        Raises:
+            EvaluationError: it is a file that may be the user's: it stays as it is, and what would
+                be measured with it is no state of the experiment.
+        """
         own, others = self._files.changed() if self._files is not None else ([], [])
         if not (own or others):
             return ""
-        is_left = others and self._files is not None and not self._files.puts_back
-        how = "left as it is, since it may be yours" if is_left else "put back"
         what = "the tracked file" if others else "a file that is edited,"
-        return f"changed {what} {some([*others, *own], 1)}: {how}"
+        sentence = f"changed {what} {some([*others, *own], 1)}"
+        if others and self._files is not None and not self._files.puts_back:
+            raise EvaluationError(f"{ran.name} {sentence}, or you did", hint=_UNDO)
+        return f"{sentence}: put back"
 
     def _set_up(self, split: str) -> None:
         """Runs the set-up where that was not done, and looks at the files.
@@ -244,7 +251,7 @@ class CommandModule(AutoPilotModule):
             if self._files is not None:
                 self._files.look()
             ran = self._run(self._setup, split, limit=None)
-            if problem := self._changed() or ran.explained():
+            if problem := self._changed(ran) or ran.explained():
                 raise EvaluationError(
                     f"setup {ran.name} failed: {problem}",
                     hint="try it by hand in a new clone of the repository",

@@ -333,23 +333,31 @@ def test_a_look_before_the_run_names_commands_and_who_edits(bench: Bench) -> Non
     assert bench.place.git("branch", "--list", "autopilot/*") == ""
 
 
-def test_in_place_other_files_are_named_and_left(bench: Bench) -> None:
+def test_in_place_a_command_that_changes_another_file_ends_the_run(bench: Bench) -> None:
     place = bench.place
     place.write("data.txt", "data\n")
     place.write(
         "bench.sh",
         'n=$(cat speed.txt); echo "seconds: $n"\n'
-        "if test $n = 9; then echo 5 > speed.txt; echo new > data.txt; fi\n",
+        "test $n = 9 && test ! -e once || exit 0\n"
+        "touch once; echo 5 > speed.txt; echo new > data.txt\n",
     )
     place.commit()
     place.write("agent.sh", place.read("agent.sh") + "# not committed\n")
 
     done = place.autopilot(*bench.options(), "--in-place")
 
-    assert done.code == 0, done
-    reasons = "; ".join(place.judged("bench-1")[1]["reasons"])
-    assert "changed the tracked file data.txt and 1 more: left as it is" in reasons
-    assert (place.read("speed.txt"), place.read("data.txt")) == ("10\n", "new\n")
+    assert done.code == 1, done
+    assert done.error.endswith(
+        "`sh bench.sh` changed the tracked file data.txt and 1 more, or you did"
+    )
+    assert "undo that, or stash it, and resume the run" in done.hint
+    # What it has measured since is of no state: the epoch has no verdict.
+    assert place.verdicts("bench-1") == ["baseline"]
+    assert (place.read("speed.txt"), place.read("data.txt")) == ("9\n", "new\n")
+    place.write("data.txt", "data\n")
+    again = place.autopilot("resume", "bench-1")
+    assert again.code == 0 and place.verdicts("bench-1") == ["baseline", "kept"], again
 
 
 def test_full_paths_are_recorded_from_the_working_folder_on(tmp_path: Path) -> None:
