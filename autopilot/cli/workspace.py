@@ -33,9 +33,10 @@ from autopilot.projects.project import (
 )
 from autopilot.sandbox.programs import run_process
 from autopilot.text import counted, printable
+from autopilot.tracking.holding import make_tags, missing_tags
 from autopilot.tracking.layout import experiments, is_in_use
 from autopilot.tracking.outputs import output_lines
-from autopilot.tracking.upkeep import Litter, clear, find_litter, make_tags, missing_tags, states_of
+from autopilot.tracking.upkeep import Litter, clear, find_litter, states_of
 
 _TIMEOUT_S = 600.0
 _NO_PROJECTS = ("no projects yet", "make one: autopilot project init NAME")

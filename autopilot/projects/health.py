@@ -19,7 +19,7 @@ from autopilot.core.records.record import Event
 from autopilot.engine.loading import load_command_line
 from autopilot.engine.preflight import Check, preflight
 from autopilot.engine.request import Request
-from autopilot.errors import AutopilotError
+from autopilot.errors import AutopilotError, RefMovedError
 from autopilot.git.commands import run_git
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import DEFAULT_IDENTITY, Repository, libgit2_version, read_config
@@ -28,8 +28,9 @@ from autopilot.projects.datasets import of_files
 from autopilot.projects.project import Project, read_hparams
 from autopilot.sharing.hooks import CLIENT, hook_folder, hook_texts, state_of
 from autopilot.text import counted, some
+from autopilot.tracking.holding import missing_tags
 from autopilot.tracking.notebook import Notebook
-from autopilot.tracking.upkeep import find_litter, missing_tags, states_of
+from autopilot.tracking.upkeep import find_litter, states_of
 
 OLDEST_GIT = (2, 31)
 _SPACE_BYTES = 500 * 2**20
@@ -149,6 +150,8 @@ def _runs(repo: Repository) -> Iterator[Check]:
     for slug, state in states.items():
         try:
             yield from _run(repo, slug, state)
+        except RefMovedError as error:
+            yield Check.of("runs", error)
         except AutopilotError as error:
             text = f"{slug} cannot be read: {error.message}"
             yield Check("runs", "failed", text, error.hint)

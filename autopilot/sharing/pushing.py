@@ -9,15 +9,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from autopilot.core.records.message import epoch_tag
-from autopilot.errors import AutopilotError, ExperimentError
+from autopilot.errors import AutopilotError, ExperimentError, RefMovedError
 from autopilot.git.commits import ahead_behind
 from autopilot.git.objects import has_object
 from autopilot.git.remotes import Pushed, push_refs, shown
 from autopilot.git.repository import Repository
 from autopilot.sharing.fetching import RefSet, Synced, chosen, local_sets, remote_sets, take
 from autopilot.text import counted
+from autopilot.tracking.holding import make_tags, missing_tags
 from autopilot.tracking.layout import Layout, experiments
-from autopilot.tracking.upkeep import make_tags, missing_tags
 
 _ATTEMPTS = 6
 _PAUSE_S = 0.3
@@ -51,7 +51,7 @@ def push(
     """Pushes experiments with their branch, review branch, tags and notes.
 
     Commits and notes that others pushed meanwhile are fetched and merged first, and missing tags
-    of kept epochs are made again.
+    of kept epochs are made again. An experiment with a tag on a wrong commit is not pushed.
 
     Args:
         slugs: The experiments; all that are here if none is named.
@@ -132,9 +132,13 @@ class _Push:
         return [slug for slug in slugs if slug not in failed]
 
     def _has_tags(self, slug: str) -> bool:
-        """Makes the tags of kept epochs again that are gone; whether it has all of them."""
+        """Makes the tags of kept epochs again that are gone; whether it has all, and in place."""
         with contextlib.suppress(ExperimentError):  # its records are not here
-            missing = missing_tags(self.repo, slug)
+            try:
+                missing = missing_tags(self.repo, slug)
+            except RefMovedError as error:
+                self.done[slug] = Synced(slug, error=error.message, hint=error.hint)
+                return False
             try:
                 if missing and not self.dry_run:
                     make_tags(self.repo, slug, missing)

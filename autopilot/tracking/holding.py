@@ -1,4 +1,4 @@
-"""An experiment between its runs: held, decided on, forked, merged.
+"""An experiment between its runs: held, tagged, decided on, forked, merged.
 
 A fork is a whole experiment: a start commit with a manifest, and no epoch yet. Its history leads
 back into the experiment that it comes from, so git knows where it left it.
@@ -7,16 +7,25 @@ back into the experiment that it comes from, so git knows where it left it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from autopilot.core.records.message import EXPERIMENT, plain_message, start_message, trailer
+from autopilot.core.records.message import (
+    EXPERIMENT,
+    epoch_tag,
+    plain_message,
+    start_message,
+    tag_message,
+    trailer,
+)
 from autopilot.core.records.record import Event, Manifest, MetricsRecord, StepRecord
-from autopilot.errors import ExperimentError, LockHeldError, RepositoryError
+from autopilot.core.states import val_record_on
+from autopilot.errors import ExperimentError, LockHeldError, RefMovedError, RepositoryError
 from autopilot.git import commits, objects, refs
 from autopilot.git.locks import named, one_at_a_time
 from autopilot.git.repository import Repository
+from autopilot.tracking.attribution import candidates_of
 from autopilot.tracking.attribution import named as epoch_named
 from autopilot.tracking.journal import Journal, ProgressFile
 from autopilot.tracking.layout import Layout, held
@@ -38,6 +47,55 @@ def stopped(repo: Repository, slug: str) -> Iterator[Notebook]:
         notebook = Notebook(repo, slug)
         notebook.need(Event, MetricsRecord)
         yield notebook
+
+
+def missing_tags(repo: Repository, slug: str) -> list[tuple[int, int]]:
+    """The kept states of an experiment whose tags are gone: deleted by hand, or not fetched.
+
+    Returns:
+        The epoch of each, and its number among the candidates that stay; 0: the epoch's best one.
+
+    Raises:
+        RefMovedError: a tag is on another commit than its state.
+    """
+    notebook, missing = Notebook(repo, slug), list[tuple[int, int]]()
+    there = refs.list_refs(repo, notebook.layout.tags, peeled=True)
+    for row in notebook.index.epochs:
+        states = dict.fromkeys([0] * row.is_kept, row.revision)
+        # The index lacks the commits of candidates.
+        read = notebook.journal.read_on
+        if row.stay and (record := val_record_on(read, row.revision, row.number)):
+            states |= {number: record.revisions[number - 1] for number in sorted(row.stay)}
+        for candidate, commit in states.items():
+            tag = notebook.layout.tag_name(row.number, candidate)
+            on = there.get(f"refs/tags/{tag}")
+            if on is None:
+                missing.append((row.number, candidate))
+            elif on != commit:
+                kind = "candidate" if candidate else "epoch"
+                raise RefMovedError(
+                    f"the tag {tag} is on {on[:7]}, its {kind} on {commit[:7]}",
+                    hint=f"git tag -d {tag}, then autopilot gc makes it anew",
+                )
+    return missing
+
+
+def make_tags(repo: Repository, slug: str, states: Sequence[tuple[int, int]]) -> None:
+    """Makes tags again from the records."""
+    with stopped(repo, slug) as notebook:
+        for number, candidate in states:
+            ref = f"{notebook.layout.tags}{epoch_tag(number, candidate)}"
+            try:
+                refs.read_ref(repo, ref)
+            except RepositoryError:  # a file that is no ref; a packed one may be behind it
+                (repo.common_dir / ref).unlink(missing_ok=True)
+                repo.damaged.pop(repo.leave_out(ref).message)
+            of = candidates_of(notebook, number) if candidate else [notebook.epoch(number)]
+            epoch = next(each for each in of if candidate in (0, each.record.candidate))
+            text = tag_message(slug, epoch.record, epoch.metrics)
+            commits.create_tag(
+                repo, notebook.layout.tag_name(number, candidate), epoch.commit, text
+            )
 
 
 def unnoted(notebook: Notebook) -> list[str]:

@@ -1,4 +1,4 @@
-"""Upkeep of a repository: litter of runs, tags that are missing, experiments to be deleted.
+"""Upkeep of a repository: litter of runs, experiments to be deleted.
 
 Litter is worktrees, stale locks and progress files that no run needs any more. `find_litter` only
 looks, `clear` removes. What a process is using, or a run can be resumed from, is no litter.
@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from autopilot.core.records.index import numbers_of
-from autopilot.core.records.message import EXPERIMENT, epoch_tag, tag_message, trailer
+from autopilot.core.records.message import EXPERIMENT, trailer
 from autopilot.core.records.record import Event
 from autopilot.errors import (
     AutopilotError,
@@ -27,15 +26,13 @@ from autopilot.errors import (
 from autopilot.files import STAGING, rests_in
 from autopilot.git import refs
 from autopilot.git.commands import run_git
-from autopilot.git.commits import create_tag, is_ancestor, read_commit
+from autopilot.git.commits import is_ancestor, read_commit
 from autopilot.git.locks import ExclusiveLock, clear_stale_locks, stale_locks
 from autopilot.git.objects import has_object
 from autopilot.git.refs import delete_refs, refuse_checked_out
 from autopilot.git.repository import Repository
 from autopilot.git.worktrees import remove_folder, remove_worktree, worktree_path
-from autopilot.tracking.attribution import candidates_of
 from autopilot.tracking.checkout import half_written
-from autopilot.tracking.holding import stopped
 from autopilot.tracking.journal import Journal
 from autopilot.tracking.layout import (
     PLACE_LOCK,
@@ -104,35 +101,6 @@ def clear(repo: Repository, litter: Litter) -> Litter | None:
                 litter.path.unlink(missing_ok=True)
         return litter
     return None
-
-
-def missing_tags(repo: Repository, slug: str) -> list[tuple[int, int]]:
-    """The kept states of an experiment whose tags are gone: deleted by hand, or not fetched.
-
-    Returns:
-        The epoch of each, and its number among the candidates that stay; 0: the epoch's best one.
-    """
-    notebook = Notebook(repo, slug)
-    there = refs.list_refs(repo, notebook.layout.tags)
-    stay = [(row.number, candidate) for row in notebook.index.epochs for candidate in row.stay]
-    states = sorted([*((number, 0) for number in numbers_of(notebook.index.kept)), *stay])
-    return [each for each in states if notebook.layout.tags + epoch_tag(*each) not in there]
-
-
-def make_tags(repo: Repository, slug: str, states: Sequence[tuple[int, int]]) -> None:
-    """Makes tags again from the records."""
-    with stopped(repo, slug) as notebook:
-        for number, candidate in states:
-            ref = f"{notebook.layout.tags}{epoch_tag(number, candidate)}"
-            try:
-                refs.read_ref(repo, ref)
-            except RepositoryError:  # a file that is no ref; a packed one may be behind it
-                (repo.common_dir / ref).unlink(missing_ok=True)
-                repo.damaged.pop(repo.leave_out(ref).message)
-            of = candidates_of(notebook, number) if candidate else [notebook.epoch(number)]
-            epoch = next(each for each in of if candidate in (0, each.record.candidate))
-            text = tag_message(slug, epoch.record, epoch.metrics)
-            create_tag(repo, notebook.layout.tag_name(number, candidate), epoch.commit, text)
 
 
 def states_of(repo: Repository) -> dict[str, str]:

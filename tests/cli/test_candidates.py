@@ -365,6 +365,8 @@ def test_states_that_stay_are_named_as_epochs_are(place: Place, tmp_path: Path) 
     found = place.autopilot("replay", "demo", "--epochs", "0").out
     assert "tag of candidate 2" in found and "git tag -d autopilot/demo/epoch-0001-c2" in found
     assert "epoch-0002-c9" in found and "candidate 9 was rejected" in found, found
+    says = f"autopilot/demo/epoch-0001-c2 is on {there['autopilot/demo/epoch-0001-c3'][:7]}"
+    assert f"{says}, its candidate on {commit[:7]}" in place.call("gc", "--dry-run").err
     gone = ["autopilot/demo/epoch-0001-c2", "autopilot/demo/epoch-0002"]
     git("tag", "-d", "autopilot/demo/epoch-0002-c9", *gone)
     assert place.call("gc", "--json").document["tags"] == {"demo": [1, 2]}

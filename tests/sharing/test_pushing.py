@@ -8,6 +8,7 @@ from experiments import git, make
 from autopilot.errors import ExperimentError
 from autopilot.git.locks import ExclusiveLock
 from autopilot.git.repository import Repository
+from autopilot.projects.health import examine
 from autopilot.sharing.fetching import fetch
 from autopilot.sharing.pushing import push
 from autopilot.tracking.holding import decide
@@ -45,6 +46,20 @@ def test_a_push_makes_missing_tags_again_or_refuses(top, demo, remote):
     assert (sent.tags, sent.remarks) == (4, ("made again from the records: 1 tag",))
     tagged = git(remote, "rev-parse", "autopilot/demo/epoch-0003^{commit}")
     assert tagged == demo.epoch(3).commit
+
+
+def test_a_tag_on_another_commit_than_its_epoch_is_named_and_not_pushed(top, demo, remote):
+    tag, own = "autopilot/demo/epoch-0001", demo.epoch(1).commit
+    git(top, "tag", "-f", tag, "main")
+    (left,) = push(demo.repo, str(remote)).outcomes
+    says = f"the tag {tag} is on {git(top, 'rev-parse', 'main')[:7]}, its epoch on {own[:7]}"
+    assert (left.error, left.hint) == (says, f"git tag -d {tag}, then autopilot gc makes it anew")
+    assert git(remote, "for-each-ref", "refs/tags", "refs/heads/autopilot") == ""
+    (check,) = [each for each in examine(top) if each.name == "runs" and each.state != "ok"]
+    assert (check.detail, check.mend) == (left.error, left.hint)
+    git(top, "tag", "-d", tag)
+    assert push(demo.repo, str(remote)).outcomes[0].tags == 4
+    assert git(remote, "rev-parse", f"{tag}^{{commit}}") == own
 
 
 def test_notes_that_others_pushed_are_merged_first(top, demo, remote, tmp_path):

@@ -41,6 +41,8 @@ from autopilot.tracking.finding import find, user_of
 from autopilot.tracking.holding import (
     decide,
     fork,
+    make_tags,
+    missing_tags,
     stopped,
 )
 from autopilot.tracking.integrity import Integrity
@@ -49,8 +51,6 @@ from autopilot.tracking.notebook import Notebook
 from autopilot.tracking.upkeep import (
     clear,
     find_litter,
-    make_tags,
-    missing_tags,
     plan_removal,
     remove,
     states_of,
