@@ -171,12 +171,12 @@ def labelled(facts: Mapping[str, str], gap: int = 2) -> list[str]:
 
 
 def display_width(text: str) -> int:
-    """The columns that a text takes in a terminal.
+    """The columns that a text takes in a terminal, with the escapes that it is shown with.
 
-    >>> display_width("grün"), display_width("規則")
-    (4, 4)
+    >>> display_width("grün"), display_width("規則"), display_width("a\\u202e")
+    (4, 4, 7)
     """
-    if text.isascii():
+    if text.isascii() and text.isprintable():
         return len(text)
     return sum(map(_columns, text))
 
@@ -224,7 +224,7 @@ def plain_letters(text: str) -> str:
 
 def fitting(line: str, width: int) -> str:
     """As much of a line's beginning as fits into so many columns."""
-    if line.isascii():
+    if line.isascii() and line.isprintable():
         return line[:width]
     taken = 0
     for place, character in enumerate(line):
@@ -235,6 +235,8 @@ def fitting(line: str, width: int) -> str:
 
 
 def _columns(character: str) -> int:
+    if _UNSEEN.match(character):
+        return len(visible(character))
     wide = unicodedata.east_asian_width(character) in "WF"
     return 1 + wide - (unicodedata.combining(character) > 0)
 

@@ -14,7 +14,7 @@ from autopilot.cli.pages.listing import chart
 from autopilot.cli.pages.progress import STYLES
 from autopilot.core.figures import costs, figures, lower_note, signed
 from autopilot.report.live import Going, LiveRun, RunReader
-from autopilot.text import align, counted, fitting, printable, redact
+from autopilot.text import align, counted, fitting, redact, visible, whole
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -64,17 +64,18 @@ def watch(
         for new in source.looks(every):
             if new is not None or console.size != size:
                 run, size = new or run, console.size
-                live.update(drawn(page(run, size.width, size.height - 1)), refresh=True)
+                live.update(drawn(run, size.width, size.height), refresh=True)
     output.line(f"{run.slug}: {_state(run)}")
 
 
-def drawn(lines: list[Styled]) -> Text:
-    """The lines as rich draws them, with a last one on how to leave."""
+def drawn(run: LiveRun, width: int, height: int) -> Text:
+    """The page as rich draws it, with a last line on how to leave."""
     from rich.text import Text
 
     text = Text(no_wrap=True, end="")
-    for number, (line, style) in enumerate([*lines, (" Ctrl-C leaves; the run goes on", "dim")]):
-        text.append(("\n" if number else "") + printable(line), style)
+    leave = " Ctrl-C leaves" + "; the run goes on" * (run.state == "running")
+    for number, (line, style) in enumerate([*page(run, width, height - 1), (leave, "dim")]):
+        text.append(("\n" if number else "") + whole(visible(line)), style)
     return text
 
 
@@ -94,7 +95,9 @@ def page(run: LiveRun, width: int, height: int) -> list[Styled]:
         curve = chart(run.points, f"val {run.monitor}", width=width, height=tall - 3)
         rest.insert(0, [(line, "") for line in curve])
     lines = [*head, *(line for block in rest for line in [("", ""), *block])]
-    return [(fitting(redact(text), width), style) for text, style in lines[:height]]
+    # A name or an answer with a line break or a tab would take another line, or more columns.
+    plain = [(redact(text).translate({9: " ", 10: " "}), style) for text, style in lines[:height]]
+    return [(fitting(text, width), style) for text, style in plain]
 
 
 def _state(run: LiveRun) -> str:

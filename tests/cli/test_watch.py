@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from autopilot.cli.output import FOR_AGENT
+from autopilot.cli.watch import drawn
 from autopilot.core.experiment import Experiment
 from autopilot.core.records.index import Judged
 from autopilot.core.records.record import LlmRecord, MetricsRecord, ProgressNote
@@ -27,6 +28,7 @@ from autopilot.git.locks import Holder
 from autopilot.git.repository import Repository
 from autopilot.report.live import RunReader, reduced
 from autopilot.sandbox.programs import run_process
+from autopilot.text import display_width
 from autopilot.tracking.lines import encode
 from autopilot.tracking.notebook import Status
 from tests.cli.conftest import COMMAND, Place
@@ -226,6 +228,30 @@ def test_the_reducer_folds_records_and_notes_into_what_both_views_draw() -> None
     told = "1 begins; 2 val; 1 ended with their process; 3 step 1 is made"
     assert (several.doing, several.done) == (f"3 candidates: {told}", {"val": 2})
     assert several.lines == ["3: agent: at work"]
+
+
+def test_a_name_that_would_steer_the_terminal_shifts_no_column() -> None:
+    names = ("up", "left\u202e", "規則\u3000x", "a\tb\nc", "\x1b[2J", "half \ud83d")
+    records = [
+        MetricsRecord(epoch=n, split="val", metrics={"f1": 0.5}, verdict="kept", strategy=name)
+        for n, name in enumerate(names, 1)
+    ]
+    points = [Judged.of(record) for record in records]
+    run = reduced("a", Status("running", "process 7"), records[-1], points, [])
+    drawings = {width: drawn(run, width, 40).plain.splitlines() for width in (80, 9)}
+    rows = drawings[80][-len(names) - 2 :]
+    shown = [row.partition("  ")[0] for row in rows[1:-1]]
+    assert sorted(shown) == sorted(
+        ["up", "left\\u202e", "規則\u3000x", "a b c", "\\x1b[2J", "half \ufffd"]
+    )
+    assert len({display_width(row) for row in rows[:-1]}) == 1
+    assert max(map(display_width, drawings[9][:-1])) <= 9
+
+
+@pytest.mark.parametrize("state", ["running", "killed", "finished"])
+def test_only_of_a_run_that_is_at_work_is_it_said_that_it_goes_on(state: str) -> None:
+    last = drawn(reduced("a", Status(state, ""), None, [], []), 80, 40).plain.splitlines()[-1]
+    assert last == " Ctrl-C leaves" + ("; the run goes on" if state == "running" else "")
 
 
 def test_a_look_without_news_reads_nothing_and_an_emptied_progress_file_is_another_epoch(
