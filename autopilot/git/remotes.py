@@ -66,6 +66,9 @@ _REASONS: Sequence[tuple[tuple[str, ...], str, str]] = (
 )
 
 
+_OF_HOOK_HERE = "the pre-push hook here refused it"
+
+
 @dataclass(frozen=True, slots=True)
 class Pushed:
     """The outcome of a push.
@@ -100,6 +103,15 @@ class Pushed:
         """Whether it failed only because another push came first."""
         found = [any(mark in why for mark in _MOVED) for why in self.reasons]
         return bool(found) and all(found)
+
+    @property
+    def hint(self) -> str:
+        """What to do about what was not taken."""
+        if self.moved:
+            return "another push came first: try again"
+        if _OF_HOOK_HERE in self.reasons:
+            return "see what the hook pre-push of this repository asks for"
+        return "see what its hooks and its branch rules ask for"
 
 
 def remotes(repo: Repository) -> list[str]:
@@ -213,11 +225,9 @@ def replace_ref(
 def check_taken(remote: str, name: str, pushed: Pushed) -> tuple[str, ...]:
     """Raises a RemoteError where a branch that was pushed was not taken; returns what was said."""
     for reason in pushed.rejected.values():
-        branch, moved = name.removeprefix("refs/heads/"), "another push came first: try again"
-        raise RemoteError(
-            f"{shown(remote)} did not take {branch} ({reason}){pushed.why}",
-            hint=moved if pushed.moved else "see what its hooks and its branch rules ask for",
-        )
+        branch = name.removeprefix("refs/heads/")
+        what = f"{shown(remote)} did not take {branch} ({reason}){pushed.why}"
+        raise RemoteError(what, hint=pushed.hint)
     return pushed.said
 
 
@@ -242,7 +252,7 @@ def _push(repo: Repository, remote: str, options: list[str], specs: list[str]) -
     if done.returncode != 0 and not rejected:
         if "fatal:" in done.stderr or begins[-1] < len(printed):
             raise remote_error(remote, remotes(repo), done)
-        rejected = {spec.partition(":")[2]: "the pre-push hook here refused it" for spec in specs}
+        rejected = {spec.partition(":")[2]: _OF_HOOK_HERE for spec in specs}
     return Pushed(rejected, tuple(line for line in lines if line not in ("", "remote:")))
 
 

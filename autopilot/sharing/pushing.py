@@ -167,7 +167,7 @@ class _Push:
         self.done[slug] = Synced(
             slug,
             error=f"{shown(self.remote)} did not take {slug} ({pushed.reasons[0]}){pushed.why}",
-            hint="see what its hooks and its branch rules ask for",
+            hint=pushed.hint,
         )
         return []
 

@@ -87,6 +87,12 @@ def test_a_refused_experiment_does_not_keep_the_others_back(top, demo, remote):
     found = {sent.slug: sent for sent in push(demo.repo, str(remote)).outcomes}
     assert found["other"].state == "new"
     assert "did not take demo" in found["demo"].error
+    assert found["demo"].hint == "see what its hooks and its branch rules ask for"
+    hook.rename(top / ".git" / "hooks" / "pre-push")
+    (top / ".git" / "hooks" / "pre-push").write_text("#!/bin/sh\nexit 1\n")
+    (demo_,) = push(demo.repo, str(remote), ["demo"]).outcomes
+    assert demo_.error.endswith("did not take demo (the pre-push hook here refused it)")
+    assert demo_.hint == "see what the hook pre-push of this repository asks for"
     assert git(remote, "branch", "--list", "autopilot/*").split() == ["autopilot/other"]
 
 
