@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pygit2
 
-from autopilot.errors import GitCommandError, RefMovedError, RepositoryError, SlugError
+from autopilot.errors import GitCommandError, RefMovedError, RepositoryError, SlugError, remedy
 from autopilot.git.commands import run_git
 from autopilot.git.locks import one_at_a_time
 from autopilot.git.objects import diff_trees, entry_at
@@ -94,8 +94,8 @@ def list_refs(repo: Repository, *prefixes: str, peeled: bool = False) -> dict[st
     listed = run_git(["for-each-ref", f"--format=%(refname) {ids}", *places], cwd=repo.workdir)
     for name in re.findall("ignoring broken ref (.+)", listed.stderr):
         repo.leave_out(name)
-    lines = (line.strip(" ").split(" ") for line in os.fsdecode(listed.stdout).splitlines())
-    return {line[0]: line[-1] for line in lines}
+    lines = os.fsdecode(listed.stdout).splitlines()
+    return {line.split(" ")[0]: line.split()[-1] for line in lines}
 
 
 def names_in(repo: Repository, folder: str) -> set[str]:
@@ -363,16 +363,16 @@ def advance(repo: Repository, branch: str, new: str, expected: str, log: str) ->
     if place is None:
         update_ref(repo, branch, new, expected, log)
         return None
-    # git's own fast-forward: a branch that was moved meanwhile fails it, and so does a file that
-    # was edited meanwhile.
+    # git's own fast-forward fails where the branch or a file was changed meanwhile.
     merge = ["merge", "--ff-only", "--no-autostash", "--quiet", new]
     try:
         run_git(merge, cwd=place, environment={"GIT_REFLOG_ACTION": log})
     except GitCommandError as error:
-        raise RepositoryError(
-            f"{_short(branch)}, checked out in {place}, cannot be moved: {error.message}",
-            hint=f"run it by hand there to see more: git merge --ff-only {new[:10]}",
-        ) from error
+        if read_ref(repo, branch) == expected:  # it was locked, which git sees after the files
+            run_git(["read-tree", "-m", "-u", new, expected], cwd=place, check=False)
+        what = f"{_short(branch)}, checked out in {place}, cannot be moved: {error.message}"
+        more = f"run it by hand there to see more: git merge --ff-only {new[:10]}"
+        raise RepositoryError(what, hint=remedy(error.said, more)) from error
     return place
 
 

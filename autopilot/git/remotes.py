@@ -106,7 +106,7 @@ class Pushed:
 
     @property
     def hint(self) -> str:
-        """What to do about what was not taken."""
+        """The advice after a refusal."""
         if self.moved:
             return "another push came first: try again"
         if _OF_HOOK_HERE in self.reasons:

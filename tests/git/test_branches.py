@@ -64,6 +64,20 @@ def test_what_was_moved_meanwhile_is_left_alone(repository, monkeypatch):
     assert repository.head_commit() == other
 
 
+@pytest.mark.parametrize("name", ["index.lock", "refs/heads/main.lock"])
+def test_a_lock_that_a_killed_git_left_is_named_with_what_to_do(repository, name):
+    old, new = repository.head_commit(), commit_with(repository, "new.txt", "b\n")
+    lock = repository.git_dir / name
+    lock.touch()
+    with pytest.raises(RepositoryError, match="main, checked out in") as raised:
+        advance(repository, MAIN, new, old, "test")
+    assert str(lock) in raised.value.message
+    assert raised.value.hint == "if no git command is running, remove that file"
+    assert git(repository, "status", "--porcelain") == ""
+    lock.unlink()
+    assert advance(repository, MAIN, new, old, "test") == repository.workdir
+
+
 def test_what_is_in_the_way_is_named(repository):
     top = repository.workdir
     tree = tree_of(repository, commit_with(repository, "new/deep/c.txt", "c\n"))
