@@ -7,11 +7,14 @@ from experiments import git, make
 
 from autopilot.errors import ExperimentError, RemoteError, remedy
 from autopilot.git.repository import Repository
+from autopilot.sharing import fetching
 from autopilot.sharing.fetching import RefSet, Synced, chosen, fetch, grouped, local_sets
 from autopilot.sharing.hooks import hook_folder
 from autopilot.tracking.holding import decide
 from autopilot.tracking.layout import Layout
 from autopilot.tracking.notebook import Notebook
+
+NOTE = "refs/notes/autopilot/demo/experiment"
 
 
 @pytest.fixture
@@ -75,6 +78,91 @@ def test_notes_of_both_sides_are_merged(top, demo, clone):
     assert found.merged == ("experiment",)
     events = Notebook(clone, "demo").events
     assert {event.detail for event in events if event.name == "decided"} == {"here", "there"}
+
+
+@pytest.fixture
+def meanwhile(monkeypatch):
+    """What happens after a fetch has looked at the refs here, and before it moves some of them."""
+
+    def arrange(happens):
+        """Calls it with the names of those that are to be moved."""
+        real = fetching.move_refs
+
+        def move(repo, moves, log):
+            if moves:
+                happens(repo.workdir, list(moves))
+            real(repo, moves, log)
+
+        monkeypatch.setattr(fetching, "move_refs", move)
+
+    return arrange
+
+
+def test_a_note_that_is_written_between_look_and_move_is_merged_too(top, demo, clone, meanwhile):
+    fetch(clone, "origin")
+    decide(demo.repo, "demo", "reject", epoch="1", reason="there")
+    before = git(clone.workdir, "rev-parse", NOTE)
+    decide(clone, "demo", "reject", epoch="3", reason="here")
+    late = git(clone.workdir, "rev-parse", NOTE)
+    git(clone.workdir, "update-ref", NOTE, before)
+    asked = []
+
+    def write(folder, names):
+        asked.append(names)
+        if len(asked) == 1:
+            git(folder, "update-ref", NOTE, late, before)
+
+    meanwhile(write)
+    (found,) = fetch(clone, "origin")
+    assert asked == [[NOTE], [NOTE]]  # it has looked once more
+    assert (found.state, found.merged) == ("updated", ("experiment",))
+    events = Notebook(clone, "demo").events
+    assert {event.detail for event in events if event.name == "decided"} == {"here", "there"}
+    assert git(clone.workdir, "merge-base", NOTE, late) == late
+
+
+@pytest.mark.parametrize(
+    ("name", "was", "said"),
+    [
+        ("refs/heads/autopilot/demo", "", "demo was continued on both sides"),
+        ("refs/heads/autopilot/demo", "~2", "demo was continued on both sides"),
+        ("refs/tags/autopilot/demo/epoch-0001", "", "the tag autopilot/demo/epoch-0001 is on"),
+    ],
+)
+def test_what_is_moved_between_look_and_move_stays_there(
+    top, demo, clone, meanwhile, name, was, said
+):
+    if was:
+        fetch(clone, "origin")
+        git(clone.workdir, "update-ref", name, f"{name}{was}")
+    own = git(clone.workdir, "commit-tree", "HEAD^{tree}", "-p", "HEAD", "-m", "own")
+    moved = []
+
+    def move(folder, names):
+        if name in names:
+            git(folder, "update-ref", name, own)
+            moved.append(name)
+
+    meanwhile(move)
+    (found,) = fetch(clone, "origin")
+    assert moved[0] == name and said in found.error
+    assert git(clone.workdir, "rev-parse", name) == own
+
+
+def test_a_fetch_gives_up_where_its_refs_are_moved_each_time(top, demo, clone, meanwhile):
+    fetch(clone, "origin")
+    decide(demo.repo, "demo", "reject", epoch="1", reason="there")
+    at = []
+
+    def write(folder, names):
+        git(folder, "notes", f"--ref={NOTE}", "append", "-m", f"{len(at)}", "HEAD")
+        at.append(git(folder, "rev-parse", NOTE))
+
+    meanwhile(write)
+    (found,) = fetch(clone, "origin")
+    assert (found.state, found.hint) == ("left", "try again")
+    assert f"{NOTE} is at {at[-1][:7]}, expected at {at[-2][:7]}" in found.error
+    assert git(clone.workdir, "rev-parse", NOTE) == at[-1] and len(at) == fetching._ATTEMPTS
 
 
 def test_a_branch_that_both_continued_is_left_as_it_is(top, demo, clone):

@@ -35,7 +35,7 @@ from autopilot.git.worktrees import (
 from autopilot.sharing.fetching import fetch
 from autopilot.sharing.hooks import hook_folder
 from autopilot.sharing.pushing import push
-from autopilot.tracking import GitStore
+from autopilot.tracking import GitStore, upkeep
 from autopilot.tracking.checkout import Checkout
 from autopilot.tracking.finding import find, user_of
 from autopilot.tracking.holding import (
@@ -227,6 +227,29 @@ def test_a_lock_of_somebody_elses_leaves_the_experiment_whole(top, demo, monkeyp
     remove(demo.repo, plan_removal(demo.repo, "demo"))
     assert git(top, "for-each-ref", "--format=%(refname)") == "refs/heads/main"
     assert not worktree.exists() and not progress.exists()
+
+
+@pytest.mark.parametrize("name", ["heads/autopilot/demo", "notes/autopilot/demo/metrics"])
+@pytest.mark.parametrize("step", ["clear_stale_locks", "remove_worktree"])
+def test_a_ref_that_is_moved_after_the_last_look_is_not_deleted(top, demo, monkeypatch, step, name):
+    """Before the check that comes first, and between that and the deletion."""
+    worktree = worktree_path(demo.repo, "demo")
+    add_worktree(demo.repo, worktree, demo.repo.head_commit())
+    real = getattr(upkeep, step)
+    before = git(top, "for-each-ref", "--format=%(refname)")
+    own = git(top, "commit-tree", "HEAD^{tree}", "-p", f"refs/{name}", "-m", "somebody else's")
+    found = plan_removal(demo.repo, "demo")
+
+    def move(*given):
+        real(*given)
+        git(top, "update-ref", f"refs/{name}", own)
+
+    monkeypatch.setattr(upkeep, step, move)
+    with pytest.raises(GitCommandError, match=f"refs/{name}.* is at {own} but expected"):
+        remove(demo.repo, found)
+    assert git(top, "rev-parse", f"refs/{name}") == own
+    assert git(top, "for-each-ref", "--format=%(refname)") == before  # all, or none
+    assert worktree.exists() == (step == "clear_stale_locks")
 
 
 def test_only_what_a_run_made_is_removed(top, demo):
