@@ -351,7 +351,7 @@ def _is_neither(context: Context, word: str) -> ExperimentError:
 
     hint = f"an epoch is {_EPOCH.help[0].lower()}{_EPOCH.help[1:-1]}"
     try:
-        Notebook(context.repository(), context.full_slug(word))
+        _ = Notebook(context.repository(), context.full_slug(word)).manifest
     except ExperimentError as error:
         hint = f"{error.hint}; {hint}"
     return ExperimentError(f"{word!r} is neither an experiment nor an epoch", hint=hint)

@@ -340,6 +340,9 @@ def test_a_branch_of_the_users_is_no_experiment(place):
     refusals = [("delete", "mine", "--yes"), ("show", "mine")]
     for command in (*(("experiment", *each) for each in refusals), ("log", "mine")):
         place.refused(*command, says=("no run made it",), hints=("git branch -m",))
+    for command in (("diff", "mine"), ("promote", "plan", "mine")):
+        own = ("it is a branch of your own: git branch -m renames it", "an epoch is a number")
+        place.refused(*command, says=("'mine' is neither",), hints=own)
     place.refused(
         *("run", "counter.py", "-e", "mine"), says=("no run made it",), hints=("another name",)
     )
