@@ -102,7 +102,8 @@ class RecordedResults(Known):
     def forecast(self) -> list[str]:
         """A sentence on the state that the run starts from, if another experiment measured it."""
         tree = tree_of(self._store.repo, self._bench.manifest.base)
-        if self._store.files.entries(tree) != self._imported:  # it takes uncommitted changes along
+        files = self._store.files
+        if files.entries(tree) != files.present(write=False):  # it takes uncommitted changes along
             return []
         for other, trace, _ in self._recorded(tree):
             if trace.split == "val" and trace.reach and not trace.repeat:
