@@ -13,11 +13,12 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, InvalidStateError, ThreadPoolExecutor
 from importlib.util import find_spec
 from multiprocessing.connection import Client, Listener
 from pathlib import Path
 from typing import Any, cast
+from weakref import WeakSet
 
 from autopilot.engine.wire import at_worker
 from autopilot.errors import UsageError
@@ -82,7 +83,7 @@ class DaskWorkers(Executor):
 
     def __init__(self, address: str, spec: str) -> None:
         self._address, self._spec, self._client = address, spec, cast(Any, None)
-        self._width = 1
+        self._width, self._open = 1, WeakSet[Future[Any]]()
         self._connect()
 
     @property
@@ -117,22 +118,60 @@ class DaskWorkers(Executor):
                 f"--executor {self._spec}: no scheduler answers there",
                 hint="see that it runs, and that its address is right",
             ) from error
-        self._executor = self._client.get_executor()
 
     @property
     def _max_workers(self) -> int:
         with contextlib.suppress(Exception):  # the scheduler is gone: who hands over learns it
-            self._width = max(int(sum(self._client.nthreads().values())), 1)
+            threads = _asked(self._client, "ncores").values()
+            self._width = max(int(sum(threads)), 1)
         return self._width
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **more: Any) -> Future[Any]:
         if self._client.status != "running":  # it would wait a while, and then close itself
             self.shutdown()
             self._connect()
-        return self._executor.submit(fn, *args, **more)  # type: ignore[no-any-return]
+        self._open.add(answer := _followed(self._client, self._client.submit(fn, *args, **more)))
+        return answer
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        self._client.close()
+        with contextlib.suppress(Exception):  # of a scheduler that does not answer
+            self._client.close()
+        for each in [*self._open]:
+            with contextlib.suppress(InvalidStateError):  # it has ended
+                each.set_exception(ConnectionError("its client is closed"))
+
+
+def _asked(client: Any, what: str) -> Any:
+    """The answer of a Dask scheduler; the client's own methods wait for one without end."""
+    return client.sync(getattr(client.scheduler, what), callback_timeout=NO_WORKER_S)
+
+
+def _followed(client: Any, task: Any) -> Future[Any]:
+    """The outcome of a Dask task, whatever it is.
+
+    A future of Dask's own executor stays open for ever where its result is lost on its way.
+    """
+    answer: Future[Any] = Future()
+    # It runs: a task that was cancelled would lose what it has paid.
+    answer.set_running_or_notify_cancel()
+
+    async def follow() -> None:
+        with contextlib.suppress(InvalidStateError):  # its client was closed
+            try:
+                answer.set_result(await task)
+            except BaseException as error:  # noqa: BLE001  # also its cancellation
+                answer.set_exception(error)
+
+    client.loop.add_callback(follow)
+    return answer
+
+
+def submit(executor: Executor, fn: Callable[..., Any], *args: Any) -> Future[Any]:
+    """As the executor's `submit`; of one of Dask's that a program gives, with an end."""
+    if isinstance(executor, DaskWorkers) or not is_dask(executor):
+        return executor.submit(fn, *args)
+    client, options = vars(executor)["_client"], vars(executor).get("_kwargs", {})
+    return _followed(client, client.submit(fn, *args, **options))
 
 
 def is_dask(executor: Executor) -> bool:
@@ -145,8 +184,8 @@ def has_worker(executor: Executor) -> bool:
     if not is_dask(executor):
         return True
     client = vars(executor)["_client"]
-    with contextlib.suppress(OSError):  # its scheduler is gone
-        return client.status == "running" and bool(client.scheduler_info().get("workers"))
+    with contextlib.suppress(Exception):  # its scheduler is gone
+        return client.status == "running" and bool(_asked(client, "ncores"))
     return False
 
 

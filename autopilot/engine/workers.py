@@ -25,7 +25,7 @@ from autopilot.core.records.record import LlmRecord, Manifest
 from autopilot.core.run import current_run
 from autopilot.core.types import Datum
 from autopilot.engine import relay
-from autopilot.engine.executors import HERE, NO_WORKER_S, executor_of, has_worker, is_dask, is_ready
+from autopilot.engine.executors import HERE, NO_WORKER_S, executor_of, has_worker, is_ready, submit
 from autopilot.engine.options import Options
 from autopilot.engine.wire import Answer, Block, Commits, as_request, at_worker
 from autopilot.errors import BudgetExceededError, NoMoreCallsError, RemoteError, UsageError
@@ -213,7 +213,8 @@ class Workers(Machines):
                     _release(open_)
                     break
                 # A block in progress may have paid for calls: it is waited for.
-                open_ = [each for each in open_ if not self._cancel(each)]
+                _release(over := [each for each in open_ if each.future.cancel()])
+                open_ = [each for each in open_ if each not in over]
         if failure is not None:
             raise failure
 
@@ -222,23 +223,15 @@ class Workers(Machines):
         self._begun.clear()
         for each in left:
             with contextlib.suppress(Exception):
-                while not self._cancel(each) and not wait([each.future], _LOOK_S).done:
-                    self._look()
-                if not each.future.cancelled():
+                if not each.future.cancel():
                     self._answer(each)
+        _release(left)
 
     def close(self) -> None:
         """Ends it: the executor too, and what was pushed for it is deleted."""
         self.drop()
         self._executor.shutdown()
         self._commits.clear()
-
-    def _cancel(self, each: _Handed) -> bool:
-        # Of Dask, a running one could be cancelled, and what it paid would be lost.
-        is_over = not is_dask(self._executor) and each.future.cancel()
-        if is_over and each.held is not None:
-            each.held.settle(None)
-        return is_over
 
     def _look(self) -> None:
         """Raises ConnectionError where there is no worker, or an end where none can come."""
@@ -305,7 +298,7 @@ class Workers(Machines):
 
     def _submit(self, block: Block) -> Future[bytes]:
         try:
-            return self._executor.submit(at_worker, as_request(block))
+            return submit(self._executor, at_worker, as_request(block))
         except Exception as error:  # an executor's, of any kind
             if self._has_ended():
                 self._look()
@@ -313,8 +306,10 @@ class Workers(Machines):
             raise ConnectionError(why) from error
 
     def _answer(self, each: _Handed) -> tuple[Answer | None, str]:
-        """The answer to a block, whose calls are recorded; else why it was lost."""
+        """The answer to a block, whose calls are recorded; else why it was lost; or as `_look`."""
         if each.answer is None:
+            while not wait([each.future], _LOOK_S).done:
+                self._look()
             answer, why = None, ""
             try:
                 answer, why, hint = pickle.loads(each.future.result())

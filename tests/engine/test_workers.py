@@ -238,16 +238,18 @@ class Leaving(Executor):
         if not block.parts or block.position.epoch == 0:
             answer.set_result(fn(*args))
         elif self._takes:
-            self.has_ended = True
-            answer.set_exception(ConnectionRefusedError("gone"))
+            self.has_ended = answer.set_running_or_notify_cancel()
+            if not block.position.number:  # the others never end
+                answer.set_exception(ConnectionRefusedError("gone"))
         else:
             raise ValueError("the client is closed")  # of a library's own kind
         return answer
 
 
 def test_an_executor_that_takes_no_work_is_waited_for_and_one_that_ended_is_not(
-    system: Path,
+    system: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(workers, "_LOOK_S", 0.01)
     with pytest.raises(OutageError, match="takes no work: the client is closed"):
         fit(system, "closed", Leaving(takes=False), max_wait_s=0)
     with pytest.raises(NoMoreCallsError, match="the process of its workers has ended") as ended:
