@@ -122,6 +122,11 @@ def test_what_was_measured_in_another_way_does_not_count(target) -> None:
         assert sources(target, **given) == [], given
 
 
+def test_a_pass_of_which_it_is_not_known_what_it_depends_on_does_not_count(target) -> None:
+    start(target, "first", is_supervised=False).run()
+    assert sources(target) == []
+
+
 def test_chance_is_the_seed_the_epoch_and_who_draws(target) -> None:
     target = change(target, "random.random()")
     start(target, "first").run()
@@ -169,7 +174,7 @@ def test_who_has_measured_the_state_with_another_result_knows_better(target) -> 
     beside.write_text("")
     target = change(target, f"more = os.stat({str(beside)!r}).st_size")
     text = (target.workdir / "levels.py").read_text()
-    (target.workdir / "levels.py").write_text(text.replace("level >=", "level + more >="))
+    (target.workdir / "levels.py").write_text(text.replace("level >=", "level - more >="))
     target = Repository.discover(commit_all(target.workdir, "beside"))
     start(target, "first", max_epochs=2).run()
     assert sources(target) == ["first@0"]
@@ -277,7 +282,7 @@ def test_of_a_state_that_was_measured_once_nothing_is_believed(target) -> None:
     assert sources(target) == ["first@0"]
     start(target, "second", budget_evaluations=11).run()  # there is no room for a second time
     session = Session.resume(
-        target.workdir, "second", Options(budget_evaluations=99), child=Child()
+        target.workdir, "second", Options(max_epochs=2, budget_evaluations=99), child=Child()
     )
     session.run()
     assert not any(record.known for record in passes(target, "second"))
