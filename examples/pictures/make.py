@@ -22,7 +22,7 @@ sys.path[:0] = [str(TOP)]
 
 from rich.console import Console  # noqa: E402
 
-from autopilot.cli.watch import drawn, page  # noqa: E402
+from autopilot.cli.watch import drawn  # noqa: E402
 from autopilot.git.repository import Repository  # noqa: E402
 from autopilot.report.collection import collect  # noqa: E402
 from autopilot.report.live import LiveRun, RunReader  # noqa: E402
@@ -71,7 +71,7 @@ def draw(shown: LiveRun) -> None:
     """The view in the terminal as an SVG file."""
     with open(os.devnull, "w") as nothing:  # noqa: PTH123  # no file of ours
         console = Console(record=True, width=COLUMNS, file=nothing, force_terminal=True)
-        console.print(drawn(page(shown, COLUMNS, ROWS)))
+        console.print(drawn(shown, COLUMNS, ROWS + 1))
         text = console.export_svg(title=f"autopilot watch {SLUG}")
     # A picture loads nothing: the font is the reader's own.
     text = re.sub(r"@font-face \{.*?\}\n|<!--.*?-->", "", text, flags=re.DOTALL)
