@@ -160,10 +160,20 @@ def read_tag(repo: Repository, name: str) -> Tag | None:
         # People make tags too, in any encoding and of anything.
         raw = found.raw_message if isinstance(found, pygit2.Tag) else b""
         text, _ = _split_signature(raw.decode("utf-8", "replace"))
-        oid = found.id
+        return Tag(peel(repo, target), text)
+
+
+def peel(repo: Repository, oid: str) -> str:
+    """The commit that a tag object stands for, itself where that is none.
+
+    Raises:
+        RepositoryError: there is no such object.
+    """
+    with translated(f"cannot read {oid}"):
+        found = repo.pygit[oid]
         with contextlib.suppress(pygit2.GitError, ValueError):
-            oid = found.peel(pygit2.Commit).id
-        return Tag(str(oid), text)
+            return str(found.peel(pygit2.Commit).id)
+        return oid
 
 
 def _message(text: str) -> str:

@@ -79,10 +79,10 @@ def delete_ref(repo: Repository, name: str, expected: str) -> None:
         when_unlocked(reference.delete)
 
 
-def list_refs(repo: Repository, *prefixes: str, peeled: bool = False) -> dict[str, str]:
+def list_refs(repo: Repository, *prefixes: str) -> dict[str, str]:
     """The refs whose names are a prefix or begin with one and "/", with what they point at.
 
-    Starts git where there is one; notes the damaged ones. Peeled, a tag is what it stands for.
+    Starts git where there is one; notes the damaged ones.
     """
     places, packed = [each.rstrip("/") for each in prefixes], repo.common_dir / "packed-refs"
     if not any(os.path.lexists(repo.common_dir / place) for place in places):
@@ -90,12 +90,11 @@ def list_refs(repo: Repository, *prefixes: str, peeled: bool = False) -> dict[st
         text = packed.read_bytes() if packed.is_file() else b""
         if not any(re.search(rb" %b[/\n]" % re.escape(os.fsencode(each)), text) for each in places):
             return {}
-    ids = "%(objectname) %(*objectname)" if peeled else "%(objectname)"
-    listed = run_git(["for-each-ref", f"--format=%(refname) {ids}", *places], cwd=repo.workdir)
+    command = ["for-each-ref", "--format=%(refname) %(objectname)", *places]
+    listed = run_git(command, cwd=repo.workdir)
     for name in re.findall("ignoring broken ref (.+)", listed.stderr):
         repo.leave_out(name)
-    lines = os.fsdecode(listed.stdout).splitlines()
-    return {line.split(" ")[0]: line.split()[-1] for line in lines}
+    return dict(line.split(" ") for line in os.fsdecode(listed.stdout).splitlines())
 
 
 def names_in(repo: Repository, folder: str) -> set[str]:

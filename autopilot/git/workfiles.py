@@ -341,7 +341,8 @@ class FilesBelow:
                 files.append(name)
             else:
                 refused.add(name)
-        if _is_settled(stamp, now_ns):  # as a file's content: else it is not what that stamp means
+        # As a file's content: else it is not what that stamp means; without a time, never.
+        if stamp[0] and _is_settled(stamp, now_ns):
             self._listed[prefix] = listed
         return listed
 

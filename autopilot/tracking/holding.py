@@ -31,6 +31,8 @@ from autopilot.tracking.journal import Journal, ProgressFile
 from autopilot.tracking.layout import Layout, held
 from autopilot.tracking.notebook import Notebook
 
+_ANEW = "git tag -d {}, then autopilot gc makes it anew"
+
 
 @contextmanager
 def stopped(repo: Repository, slug: str) -> Iterator[Notebook]:
@@ -56,10 +58,10 @@ def missing_tags(repo: Repository, slug: str) -> list[tuple[int, int]]:
         The epoch of each, and its number among the candidates that stay; 0: the epoch's best one.
 
     Raises:
-        RefMovedError: a tag is on another commit than its state.
+        RefMovedError: a tag is on another commit than its state, or its object is gone.
     """
     notebook, missing = Notebook(repo, slug), list[tuple[int, int]]()
-    there = refs.list_refs(repo, notebook.layout.tags, peeled=True)
+    there = refs.list_refs(repo, notebook.layout.tags)
     for row in notebook.index.epochs:
         states = dict.fromkeys([0] * row.is_kept, row.revision)
         # The index lacks the commits of candidates.
@@ -68,15 +70,17 @@ def missing_tags(repo: Repository, slug: str) -> list[tuple[int, int]]:
             states |= {number: record.revisions[number - 1] for number in sorted(row.stay)}
         for candidate, commit in states.items():
             tag = notebook.layout.tag_name(row.number, candidate)
-            on = there.get(f"refs/tags/{tag}")
-            if on is None:
+            if (oid := there.get(f"refs/tags/{tag}")) is None:
                 missing.append((row.number, candidate))
-            elif on != commit:
-                kind = "candidate" if candidate else "epoch"
-                raise RefMovedError(
-                    f"the tag {tag} is on {on[:7]}, its {kind} on {commit[:7]}",
-                    hint=f"git tag -d {tag}, then autopilot gc makes it anew",
-                )
+                continue
+            kind, hint = "candidate" if candidate else "epoch", _ANEW.format(tag)
+            try:
+                on = commits.peel(repo, oid)
+            except RepositoryError as error:
+                raise RefMovedError(f"the tag {tag} has no object {oid[:7]}", hint=hint) from error
+            if on != commit:
+                says = f"the tag {tag} is on {on[:7]}, its {kind} on {commit[:7]}"
+                raise RefMovedError(says, hint=hint)
     return missing
 
 
@@ -129,7 +133,8 @@ def refuse_torn(notebook: Notebook) -> None:
         )
     newest, last = max(notebook.tagged, default=-1), notebook.last
     tag = commits.read_tag(repo, name := layout.tag_name(newest)) if newest >= 0 else None
-    if tag and newest > (last.epoch if last else -1) and _names(repo, tag.commit, slug):
+    is_ahead = tag is not None and newest > (last.epoch if last else -1)
+    if tag and is_ahead and _is_behind(repo, notebook.tip, tag.commit, slug):
         notebook.need(MetricsRecord)
         raise ExperimentError(
             f"{layout.branch_name} ends before epoch {newest}, which has a tag",
@@ -139,10 +144,11 @@ def refuse_torn(notebook: Notebook) -> None:
         )
 
 
-def _names(repo: Repository, commit: str, slug: str) -> bool:
-    """Whether a commit is of an experiment: a tag may be a person's own."""
+def _is_behind(repo: Repository, tip: str, commit: str, slug: str) -> bool:
+    """Whether a commit is of an experiment, and not on its branch: a tag may be a person's own."""
     with contextlib.suppress(RepositoryError):
-        return trailer(commits.read_commit(repo, commit).message, EXPERIMENT) == slug
+        is_own = trailer(commits.read_commit(repo, commit).message, EXPERIMENT) == slug
+        return is_own and not commits.is_ancestor(repo, commit, tip)
     return False
 
 

@@ -246,9 +246,11 @@ def test_a_branch_that_came_without_its_notes_does_not_go_on(pair):
         hints=("autopilot fetch one",),
     )
     b.run("fetch", "one")
-    b.git("tag", "autopilot/one/epoch-0900", "main")  # a person's own
+    own = {"autopilot/one/epoch-0900": "main", "autopilot/one/epoch-0901": "autopilot/one~1"}
+    for name, commit in own.items():  # a person's
+        b.git("tag", name, commit)
     b.run("resume", "one", "--max-epochs", "4")
-    b.git("tag", "-d", "autopilot/one/epoch-0900")
+    b.git("tag", "-d", *own)
     assert b.verdicts("one") == ["baseline", "kept", "kept", "kept", "kept"]
     send(b)
     same(b)

@@ -62,6 +62,21 @@ def test_a_tag_on_another_commit_than_its_epoch_is_named_and_not_pushed(top, dem
     assert git(remote, "rev-parse", f"{tag}^{{commit}}") == own
 
 
+def test_a_lost_tag_keeps_back_its_own_experiment_and_a_tag_of_a_tag_none(top, demo, remote):
+    make(top, "other")
+    signed, lost = (f"autopilot/demo/epoch-000{number}" for number in (1, 3))
+    git(top, "tag", "-f", "-a", "-m", "signed later", signed, signed)
+    git(top, "-c", "advice.nestedTag=false", "push", "-q", str(remote), f"refs/tags/{signed}")
+    assert {sent.error for sent in push(demo.repo, str(remote), dry_run=True).outcomes} == {""}
+    oid = git(top, "rev-parse", f"refs/tags/{lost}")
+    (top / ".git" / "objects" / oid[:2] / oid[2:]).unlink()
+    outcomes = push(Repository.discover(top), str(remote)).outcomes
+    found = {sent.slug: sent for sent in outcomes}
+    assert (found["other"].state, found["other"].error) == ("new", "")
+    assert found["demo"].error == f"the tag {lost} has no object {oid[:7]}"
+    assert found["demo"].hint == f"git tag -d {lost}, then autopilot gc makes it anew"
+
+
 def test_notes_that_others_pushed_are_merged_first(top, demo, remote, tmp_path):
     push(demo.repo, str(remote))
     git(top, "clone", "--quiet", str(remote), str(tmp_path / "clone"))
