@@ -125,7 +125,7 @@ class Browser:
             raise AssertionError(done["exceptionDetails"]["exception"].get("description"))
         return done["result"].get("value")
 
-    def wait_for(self, expression: str, timeout_s: float = 10) -> Any:
+    def wait_for(self, expression: str, timeout_s: float = 120) -> Any:
         """Waits until an expression is true."""
         end = time.monotonic() + timeout_s
         while not (value := self.evaluate(expression)):

@@ -34,10 +34,16 @@ sys.dont_write_bytecode = False
 # A guard that is pytest would load all plugins of this environment: a second of a processor each.
 os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
 
-# How long an example takes says something about the machine, which others use too. Each run draws
-# others: half of the usual number costs half of the time.
+# How long an example takes says something about the machine, which others use too. Draws are the
+# same in each run, so that a red test is the fault of the change that it is red with; a number in
+# AUTOPILOT_DRAWS looks for faults that nobody knows.
+_draws = os.environ.get("AUTOPILOT_DRAWS")
 settings.register_profile(
-    "shared", deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
+    "shared",
+    deadline=None,
+    derandomize=not _draws,
+    max_examples=int(_draws or 50),
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("shared")
 

@@ -309,11 +309,12 @@ def give_up(stream: TextIO) -> None:
         stream.flush()
 
 
-def guarded(output: Output, command: Callable[[], int]) -> int:
+def guarded(output: Output, command: Callable[[], int], how: Callable[[], str] = lambda: "") -> int:
     """The exit code of a command; its errors are printed, and then what was executed.
 
     Args:
         command: Returns its exit code. With --verbose, what it raises is raised.
+        how: Says how to go on after an interrupt; "" where nothing was begun.
     """
     try:
         try:
@@ -344,7 +345,8 @@ def guarded(output: Output, command: Callable[[], int]) -> int:
     except BaseException as error:
         if (interrupt := interrupt_of(error)) is None:
             raise
-        for note in ("interrupted", *getattr(interrupt, "__notes__", ())):
+        notes = "interrupted", *getattr(interrupt, "__notes__", ()), how()
+        for note in filter(None, notes):
             output.write(note, output.stderr)
         return INTERRUPTED
     finally:

@@ -44,8 +44,6 @@ from autopilot.tracking.outputs import output_lines, tell
 
 _TIME_UP = "time budget: an item did not end"
 _MORE_TIME = " --budget-seconds N"
-
-
 Notify = Annotated[
     str | None, option("Run it in a shell at the end: AUTOPILOT_STATE says how.", metavar="CMD")
 ]
@@ -70,7 +68,14 @@ def supervised(
         EvaluationError: the process died, and cannot be gone on with.
     """
     reports = ChildReporter(output, folder)
-    supervisor = Supervisor(lambda child: guarded(output, lambda: work(child)), reports, slug)
+
+    def guard(child: Child) -> int:
+        def how() -> str:
+            return (name := child.board.slug or slug) and f"go on: {again} {name}"
+
+        return guarded(output, lambda: work(child), how)
+
+    supervisor = Supervisor(guard, reports, slug)
     code: int | None = FAILED
     try:
         code = supervisor.run()
@@ -277,10 +282,9 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
     if result.cost.known:
         output.line(f"known: {counted(result.cost.known, 'result')} (--no-cache measures them)")
     _tell_spending(output, session)
-    monitor = session.trainer.monitor
-    best = f"best: epoch {result.best_epoch}"
+    best, trainer = f"best: epoch {result.best_epoch}", session.trainer
     if result.best is not None:
-        best += f", {progressed(monitor, result.baseline, result.best, session.trainer.mode)}"
+        best += f", {progressed(trainer.monitor, result.baseline, result.best, trainer.mode)}"
     untested = "no test split (--test-eval)" if session.manifest.target == TASK else ""
     best += f", {tested}" if (tested := test_gain(result.test) or untested) else ""
     output.line(best, "bold")
@@ -295,8 +299,7 @@ def _summarize(output: Output, session: Session, result: Result) -> None:
             tried = Counter(_tried(session, each) for each in every)
             listed = ", ".join(f"{name} ({n}x)" if n > 1 else name for name, n in tried.items())
             output.line(f"{verdict}: {listed}")
-    blocked = session.trainer.experiment.memory.blocked()
-    if blocked:
+    if blocked := session.trainer.experiment.memory.blocked():
         whys = set(blocked.values())
         why = f" ({whys.pop()})" if len(whys) == 1 else ""
         output.line(f"blocked: {', '.join(blocked)}{why}")
@@ -379,8 +382,7 @@ def _already_finished(notebook: Notebook, output: Output) -> bool:
     keep = options_of(notebook, Options()).keep or ()
     left = remove_leftover(notebook.repo, notebook.manifest, keep)
     output.lines(output_lines(left, "removed with the worktree of the killed run"))
-    how = unblocked_by(notebook)
-    if how:
+    if how := unblocked_by(notebook):
         output.line(f"allow a strategy first: {how}")
     if not notebook.manifest.by_hand:
         output.line(f"more of it: autopilot resume {slug} --max-epochs N, or --patience N")
@@ -394,6 +396,5 @@ def check_unblocked(notebook: Notebook, block_after: int | None = None) -> None:
     Raises:
         ExperimentError: it ended since every strategy is blocked, and they still are.
     """
-    how = unblocked_by(notebook, block_after)
-    if how:
+    if how := unblocked_by(notebook, block_after):
         raise ExperimentError(f"{notebook.slug} cannot go on: {ALL_BLOCKED}", hint=how)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,16 @@ _MARK = "$float"
 _PAYLOADS = ("state", "data", "items")
 _LARGE = {"data", "items"}
 _ADAPTERS: dict[str, TypeAdapter[Any]] = {}
+# The types that the fields of a result have, as `datum_to_json` writes them.
+_NONE, _NUMBERS = type(None), (int, float)
+_OF_DATUM: dict[str, Any] = {
+    **dict.fromkeys(("error_message", "feedback", "unmeasured", "attribution"), (str, _NONE)),
+    "id": (str, *_NUMBERS),
+    "success": (bool, _NONE),
+    "metrics": dict,
+    "metadata": dict,
+    "items": list,
+}
 # Whatever JSON that is none of ours makes its reader raise.
 _UNLIKE = (ValueError, TypeError, OverflowError, RecursionError)
 
@@ -154,7 +164,10 @@ def _validated(value: dict[str, Any], number: int) -> Iterator[Record]:
                 return
             value = {name: each for name, each in value.items() if name != at}
         else:
-            if 0 <= record.epoch <= LAST_EPOCH:
+            if field := _unlike_result(record):
+                why = "no result is written so"
+                yield UnreadLine(line=number, field=shorten(field, 60), reason=why)
+            elif 0 <= record.epoch <= LAST_EPOCH:
                 yield record
             else:
                 why = f"{shorten(str(record.epoch), 20)} is no number of an epoch"
@@ -175,7 +188,35 @@ def _decode_ours(line: bytes) -> Record | None:
     except ValidationError:
         # The slow way accepts more than this one, and its error names the mistake.
         return None
-    return record if 0 <= record.epoch <= LAST_EPOCH else None
+    return record if 0 <= record.epoch <= LAST_EPOCH and not _unlike_result(record) else None
+
+
+def _unlike_result(record: Record) -> str:
+    """The field of the results in a record that is missing or of another type; "" if none is."""
+    results: Mapping[str, Any] = {}
+    if isinstance(record, TraceRecord):
+        results = {"": {"id": "", "items": [*record.items]}, "own.": {"id": "", **record.own}}
+    elif isinstance(record, ProgressNote) and record.data:
+        results = {"data.": record.data}
+    wrong = ((name, _unlike_datum(value)) for name, value in results.items())
+    return next((f"{name}{field}" for name, field in wrong if field), "")
+
+
+def _unlike_datum(value: object) -> str:
+    if not isinstance(value, dict):
+        return "dict"
+    for name, held in value.items():
+        if name in _OF_DATUM and not isinstance(held, _OF_DATUM[name]):
+            return str(name)
+    if "id" not in value:
+        return "id"
+    for name, number in value.get("metrics", {}).items():
+        if not isinstance(number, _NUMBERS):
+            return f"metrics.{name}"
+    for place, item in enumerate(value.get("items", ())):
+        if wrong := _unlike_datum(item):
+            return f"items.{place}.{wrong}"
+    return ""
 
 
 def _class_of(value: dict[str, Any]) -> type[Record] | None:

@@ -131,7 +131,8 @@ class Game(AutoPilotModule):
     val_dataloader = test_dataloader = train_dataloader
 """
 # The target kills itself before or after the n-th write of a kind, and the process that waits for
-# it too, since that would go on: KILL_AT="kind before 2".
+# it too, since that would go on: KILL_AT="kind before 2". With a signal's number as a fourth word,
+# it sends itself that one instead.
 TRAP = """
 
 def _trap():
@@ -142,14 +143,18 @@ def _trap():
     import autopilot.git.refs as refs
     import autopilot.git.workfiles as workfiles
     import autopilot.tracking.git_store as git_store
+    from autopilot.engine.session import Session
 
-    deadly, when, number = os.environ["KILL_AT"].split()
+    deadly, when, number, *gentle = os.environ["KILL_AT"].split()
     left = int(number)
 
     def pass_by(name, now):
         nonlocal left
         left -= (name, now) == (deadly, when)
-        if left == 0:
+        if left == 0 and gentle:
+            left = -1
+            os.kill(os.getpid(), int(gentle[0]))
+        elif left == 0:
             os.kill(os.getppid(), signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -172,6 +177,8 @@ def _trap():
     watch(workfiles.WorkFiles, "restore")
     watch(git_store.GitStore, "note_progress")
     watch(git_store.GitStore, "clear_progress")
+    watch(git_store.GitStore, "bind")
+    watch(Session, "_remove")
 
 
 if "KILL_AT" in os.environ:
@@ -389,11 +396,33 @@ def test_interrupt(game: Game, number: int, moments: tuple[int, ...]) -> None:
             done = game.place.finish(process)
 
             assert done.code == 130, done
-            assert f"go on: autopilot resume {slug}" in done.out, done
+            # After the last record, there is nothing left but to remove the worktree.
+            last = game.place.notes(slug, "experiment")[-1]["name"]
+            told = done.err if last == "finished" else done.out
+            assert f"go on: autopilot resume {slug}" in told, done
             assert "Traceback" not in done.err, done
-            assert game.place.notes(slug, "experiment")[-1]["name"] == "interrupted"
+            assert last in ("interrupted", "finished")
             game.go_on(slug)
             assert game.story(slug) == expected, slug
+    game.place.check_sound()
+
+
+def test_interrupt_before_and_after_the_loop(game: Game) -> None:
+    """There it is not the loop that says how to go on."""
+    before = game.place.snapshot()
+    done = game.run("one", KILL_AT=f"bind before 1 {signal.SIGTERM:d}")
+    assert (done.code, done.err, game.place.snapshot()) == (130, "interrupted\n", before)
+    how = "interrupted\ngo on: autopilot resume one\n"
+    done = game.run("one", KILL_AT=f"_remove before 1 {signal.SIGTERM:d}")
+    assert (done.code, done.err) == (130, how), done
+    done = game.place.autopilot("resume", "one")
+    assert (done.code, done.out.splitlines()[0][:16]) == (0, "one is finished:"), done
+    assert game.place.git("worktree", "list", "--porcelain").count("worktree ") == 1
+    more = "resume", "one", "--max-epochs", "7"
+    done = game.place.autopilot(*more, KILL_AT=f"bind before 1 {signal.SIGINT:d}")
+    assert (done.code, done.err) == (130, how), done
+    game.place.run(*more)
+    assert len(game.place.judged("one")) == 8
     game.place.check_sound()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from autopilot.core.records.record import (
     StepRecord,
     TraceRecord,
 )
-from autopilot.core.types import Cost
+from autopilot.core.types import Cost, Datum, datum_to_json
 from autopilot.errors import RecordError, StateError
 from autopilot.git.commands import Seen, looking, run_git
 from autopilot.git.commits import commit, first_parent_log
@@ -153,6 +154,40 @@ def test_a_line_that_cannot_be_read_is_named_and_hides_no_other(line, field, sai
     assert (unread.line, unread.field) == (2, field)
     assert said in unread.reason
     assert back == good
+
+
+@pytest.mark.parametrize(
+    "kind, results, field",
+    [
+        ("traces", '"items":[{"id":"a"},{}]', "items.1.id"),
+        ("traces", '"items":[3]', "items.0"),
+        ("traces", '"items":[{"id":"a","success":"yes"}]', "items.0.success"),
+        ("traces", '"items":[{"id":"a","metrics":{"f1":"0.5"}}]', "items.0.metrics.f1"),
+        (
+            "traces",
+            '"items":[{"id":"a","items":[{"id":"b","metadata":[]}]}]',
+            "items.0.items.0.metadata",
+        ),
+        ("traces", '"own":{"metrics":3}', "own.metrics"),
+        ("progress", '"data":{"success":true}', "data.id"),
+    ],
+)
+@pytest.mark.parametrize("space", ["", " "])  # the fast way to read a line, and the slow one
+def test_a_result_that_nobody_writes_so_is_named(kind, results, field, space):
+    head = f'{{"v":2,"kind":"{kind}",{space}"epoch":1,"id":"1-val"'
+    (unread,) = decode(f'{head},"split":"val",{results}}}\n'.encode())
+    assert isinstance(unread, UnreadLine)
+    assert unread.field.startswith(field), unread
+
+
+def test_results_with_ids_that_are_numbers_and_metrics_that_are_not_finite_come_back():
+    nan, inf = Datum(id=3, metrics={"a": float("nan")}), Datum(id="b", metrics={"a": float("inf")})
+    own = {"metrics": {"a": 1.0}, "feedback": "all of it"}
+    items = tuple(map(datum_to_json, (nan, inf, Datum(id="c", success=False, items=[inf]))))
+    (back,) = decode(encode(TraceRecord(epoch=1, id="1-val", split="val", items=items, own=own)))
+    assert [each.id for each in back.data()] == [3, "b", "c"]
+    assert repr(back.data()[:2]) == repr([replace(x, epoch=1, split="val") for x in (nan, inf)])
+    assert back.own == own
 
 
 def test_a_newer_line_is_read_as_far_as_it_can_be():
