@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -27,13 +29,16 @@ from autopilot.engine.target import load_target
 from autopilot.errors import MissingSourceError, ParameterError, UsageError
 from autopilot.files import read_file, remove_file, replace_file
 from autopilot.git.packing import start_packing
+from autopilot.git.repository import Repository
 from autopilot.git.worktrees import changed_files
 from autopilot.sandbox.audit_hooks import Inputs
 from autopilot.sandbox.children import Children, Watcher
 from autopilot.sandbox.offline import Offline
 from autopilot.sandbox.workspace import Workspace
+from autopilot.text import counted, printable
 from autopilot.tracking.memory import lessons_before
 from autopilot.tracking.parameters import (
+    Scope,
     check_clean,
     check_tracked,
     dirty_files,
@@ -207,6 +212,7 @@ class Upkeep(Callback):
         self._feedback: list[str] = []
         self._told = set[str]()
         self._packing = 0
+        self._began_s = time.time()
 
     def on_fit_start(self, trainer: RunView, module: AutoPilotModule) -> None:
         gc.freeze()  # what the target has imported: no search for cycles goes through it
@@ -225,12 +231,24 @@ class Upkeep(Callback):
         self._feedback = []
         workspace = self._bench.workspace
         notes = [*workspace.lacks("\n".join(said)), *self._bench.children.strays()]
+        notes += self._rewritten() if trainer.current_epoch == 0 else []
         for note in notes:
             # An earlier process of this run may have told it.
             told = note in self._told or any(note in r.reasons for r in trainer.experiment.history)
             self._told.add(note)
             if (run := current_run()) is not None and not told:
                 run.note(note)
+
+    def _rewritten(self) -> list[str]:
+        """A sentence on tracked files of the worktree that an evaluation changed."""
+        repo, found = self._bench.workspace.repo, list[str]()
+        if not self._bench.workspace.in_place:
+            for name in _changed_beside(repo, self._bench.scopes):
+                with contextlib.suppress(OSError):  # a sparse checkout has not all
+                    if (repo.workdir / name).lstat().st_mtime >= self._began_s:
+                        found.append(name)
+        then = "the next ones find it so, a replay does not; write it where git ignores it"
+        return [f"an evaluation changes {_some(found)}: {then}"] if found else []
 
     def on_epoch_recorded(self, trainer: RunView, module: object, record: MetricsRecord) -> None:
         if record.epoch == 0:
@@ -271,17 +289,25 @@ def check_parameters(bench: Bench, *, include_dirty: bool) -> list[str]:
                     remove_file(here, name)
         if workspace.in_place:
             return []
-        changed = [
-            name
-            for name, state in changed_files(workspace.user, ["."]).items()
-            if state in ("modified", "deleted", "conflicted")
-            and not any(scope.covers(name) for scope in scopes)
-        ]
+        changed = _changed_beside(workspace.user, scopes)
         if not changed:
             return []
-        shown = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
-        files = "1 changed file" if len(changed) == 1 else f"{len(changed)} changed files"
-        return [f"not part of the run, since not committed: {files} ({shown})"]
+        files = f"{counted(len(changed), 'changed file')} ({_some(changed)})"
+        return [f"not part of the run, since not committed: {files}"]
+
+
+def _changed_beside(repo: Repository, scopes: Sequence[Scope]) -> list[str]:
+    """The tracked files that are not as in HEAD, of those that no parameter covers."""
+    return [
+        name
+        for name, state in changed_files(repo, ["."]).items()
+        if state in ("modified", "deleted", "conflicted")
+        and not any(scope.covers(name) for scope in scopes)
+    ]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join([*map(printable, names[:3]), *["..."] * (len(names) > 3)])
 
 
 def explain_missing(workspace: Workspace, base: str, error: MissingSourceError) -> ParameterError:

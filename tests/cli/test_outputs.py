@@ -89,6 +89,19 @@ def test_what_goes_with_the_worktree_is_named(writes: Place) -> None:
     ]
 
 
+def test_a_tracked_file_that_evaluations_change_is_named(writes: Place) -> None:
+    writes.write("größe x.txt", "0\n")
+    change = 'Path("größe x.txt").write_text(f"{os.urandom(8)}")\n        x = int('
+    writes.write("writes.py", WRITES.replace("x = int(", change, 1))
+    writes.commit()
+    what = "an evaluation changes größe x.txt: the next ones find it so, a replay does not; "
+    what += "write it where git ignores it"
+    done = writes.run("run", "writes.py", "-e", "one", "--max-epochs", "2")
+    assert done.out.count(what) == 1
+    assert what in writes.judged("one")[0]["reasons"]
+    assert "an evaluation changes" not in writes.run("run", "writes.py", "--in-place").out
+
+
 def test_a_path_that_cannot_be_kept(writes: Place) -> None:
     for path in ("/etc", ".git/config", "."):
         done = writes.autopilot("run", "writes.py", "--keep", path)
