@@ -47,17 +47,28 @@ class Notes:
 
     Args:
         ref: In full, `refs/notes/reviews`.
+        is_steady: Whether all reads see what the first one has seen, until this object writes:
+            others may write meanwhile.
     """
 
-    def __init__(self, repo: Repository, ref: str) -> None:
+    def __init__(self, repo: Repository, ref: str, *, is_steady: bool = False) -> None:
         self.repo = repo
         self.ref = ref
+        self._is_steady = is_steady
+        self._first: tuple[str | None] | None = None
         # The tip that we wrote, with the content of its top folder: it has up to 256 others.
         self._kept: tuple[str, bytes] | None = None
 
+    def tip(self) -> str | None:
+        """The commit that is read; None where there are no notes."""
+        if not self._is_steady:
+            return read_ref(self.repo, self.ref)
+        self._first = self._first or (read_ref(self.repo, self.ref),)
+        return self._first[0]
+
     def read(self, commit: str) -> bytes | None:
         """The note on a commit; None if there is none."""
-        tip = read_ref(self.repo, self.ref)
+        tip = self.tip()
         return self._content(_copies(self.repo, tip, commit)) if tip else None
 
     def folders(self) -> Iterator[tuple[str, list[tuple[str, str]]]]:
@@ -65,7 +76,7 @@ class Notes:
 
         By folders, each with a name that no folder of other content has.
         """
-        tip = read_ref(self.repo, self.ref)
+        tip = self.tip()
         with translated(f"cannot open {self.ref}"):
             yield from _walk(self.repo.pygit[tip].peel(pygit2.Tree), "") if tip else ()
 
@@ -81,6 +92,7 @@ class Notes:
         """
         if not changes:
             return
+        self._first = None
         for attempt in range(_ATTEMPTS):
             try:
                 self._write_once(changes, message)

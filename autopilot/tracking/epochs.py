@@ -152,7 +152,7 @@ def read_index(
     path, tips = layout.index(repo), {_BRANCH: tip}
     for kind in INDEXED:
         with contextlib.suppress(RepositoryError):  # who reads it names it
-            if (oid := refs.read_ref(repo, layout.notes(kind.kind))) is not None:
+            if (oid := journal.tip(kind)) is not None:
                 tips[kind.kind] = oid
     # Threads share the one in memory: it is added to in a copy.
     seen = _seen.known(str(path))

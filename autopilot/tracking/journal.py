@@ -37,12 +37,19 @@ class Journal:
     Args:
         is_strict: A line that cannot be read is an error, as for whoever goes on with the
             experiment. Without it, the line is left out, and `repo.damaged` keeps the error.
+        is_steady: Whether each kind is read as it was at first, beside a run that writes.
     """
 
-    def __init__(self, repo: Repository, layout: Layout, *, is_strict: bool = False) -> None:
+    def __init__(
+        self, repo: Repository, layout: Layout, *, is_strict: bool = False, is_steady: bool = False
+    ) -> None:
         self.layout, self.is_strict, self._repo = layout, is_strict, repo
         self._line: tuple[str, dict[str, Commit]] = ("", {})
-        self._notes = {kind: Notes(repo, layout.notes(kind)) for kind in KINDS}
+        self._notes = {k: Notes(repo, layout.notes(k), is_steady=is_steady) for k in KINDS}
+
+    def tip(self, kind: type[Record]) -> str | None:
+        """The notes commit of a kind that is read; None where there is none."""
+        return self._notes[kind.kind].tip()
 
     def write(self, commit: str, records: Sequence[Record]) -> None:
         """Adds records to a commit's notes, kind by kind in the given order.
@@ -146,7 +153,7 @@ class Journal:
                 return self._named(kind.kind, commit, each)
         unread = UnreadLine(line=0, reason=f"it has no {kind.kind} of the epoch")
         error = self._named(kind.kind, commit, unread)
-        if read_ref(self._repo, self.layout.notes(kind.kind)) is None:
+        if self.tip(kind) is None:
             error.hint = f"fetch its notes: autopilot fetch {self.layout.slug}"
         return error
 
@@ -180,8 +187,7 @@ class Journal:
 
     def start(self) -> str | None:
         """The start commit: the one with the manifest; None where its notes are not here."""
-        ref = read_ref(self._repo, self.layout.notes(Manifest.kind))
-        return self.beginning()[0] if ref else None
+        return self.beginning()[0] if self.tip(Manifest) else None
 
     def beginning(self, tip: str | None = None) -> tuple[str, Manifest]:
         """The start commit and its manifest, as far as that can be read.
@@ -201,8 +207,7 @@ class Journal:
             for _, manifest in self.read(Manifest, (start,)):
                 return start, manifest
             # A ref that cannot be read is named; one that is not here can be fetched.
-            ref = read_ref(self._repo, self.layout.notes(Manifest.kind))
-            if ref is None or not any(map(self._folders, KINDS)):
+            if self.tip(Manifest) is None or not any(map(self._folders, KINDS)):
                 break
             self._miss(Manifest.kind, start, UnreadLine(line=0, reason="it has no manifest"))
             return start, Manifest(

@@ -69,7 +69,7 @@ class Status:
 
 
 class Notebook:
-    """An experiment as it is recorded.
+    """An experiment as it is recorded, at one moment: a run may go on meanwhile.
 
     Args:
         tip: Where its branch ends; the local branch's tip if not given.
@@ -81,7 +81,7 @@ class Notebook:
     def __init__(self, repo: Repository, slug: str, tip: str | None = None) -> None:
         self.repo, self.slug = repo, slug
         self.layout = Layout(slug)
-        self.journal = Journal(repo, self.layout)
+        self.journal = Journal(repo, self.layout, is_steady=True)
         tip = tip or refs.read_ref(repo, self.layout.branch)
         if tip is None:
             raise ExperimentError(
@@ -256,7 +256,7 @@ class Notebook:
     @property
     def unjudged(self) -> str:
         """Why it has no verdict, in words, where it has none."""
-        if refs.read_ref(self.repo, self.layout.notes(MetricsRecord.kind)) is None and self.tagged:
+        if self.journal.tip(MetricsRecord) is None and self.tagged:
             return f"its metrics notes are not here: autopilot fetch {self.slug} brings them"
         return "no epoch is judged yet"
 

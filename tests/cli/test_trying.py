@@ -159,6 +159,7 @@ def test_an_interrupt_after_the_verdict_does_not_hide_it(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
+    monkeypatch.chdir(place.top)  # and back at the end: the command goes to the worktree
     if moment == "recorded":
         monkeypatch.setattr(Attendant, "on_epoch_recorded", interrupt)
     else:

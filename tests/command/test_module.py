@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from autopilot.errors import UsageError
 if TYPE_CHECKING:
     from tests.command.conftest import Bench
 
+OWN = os.getpid()  # in numbers of seconds: other test runs on the machine have theirs
 # A line for each epoch: the command, the verdict, and the line that explains it.
 BAD = [
     ("nosuchprogram", "rejected", "was not found (exit code 127)", "nosuchprogram: not found"),
@@ -27,11 +29,11 @@ BAD = [
         "printed seconds twice: 'seconds: 1' and 'seconds: 2'",
         "",
     ),
-    ("echo seconds: 1; sleep 99", "rejected", "did not end within 1 s", "seconds: 1"),
+    (f"echo seconds: 1; sleep 99.{OWN}", "rejected", "did not end within 1 s", "seconds: 1"),
     (
-        "(sleep 98 &); setsid sleep 98 & echo seconds: 9",
+        f"(sleep 98.{OWN} &); setsid sleep 98.{OWN} & echo seconds: 9",
         "rejected",
-        "left processes running, which were ended (sleep 98 and 1 more)",
+        f"left processes running, which were ended (sleep 98.{OWN} and 1 more)",
         "",
     ),
     ("(sleep 0.1 & sleep 0.1); (sleep .3 &); setsid sleep .3 & echo seconds: 9", "kept", "", ""),
@@ -67,7 +69,7 @@ def test_each_bad_command_has_its_own_line_and_the_run_goes_on(bench: Bench) -> 
         reasons = "; ".join(record["reasons"])
         assert record["verdict"] == verdict, (command, reasons)
         assert says in reasons and tail in reasons, (command, reasons)
-    assert not _running("sleep\0098") and not _running("sleep\0099")
+    assert not _running(f"sleep\00098.{OWN}") and not _running(f"sleep\00099.{OWN}")
     # Only child processes import what is edited, even where Python could.
     assert not any(record.get("restarts") for record in judged)
     assert [record["cost"]["evaluations"] for record in judged] == [1] * len(BAD)
@@ -243,8 +245,9 @@ def test_a_daemon_does_not_hold_up_a_command(here: Bench) -> None:
     started = time.monotonic()
 
     left, passed = (
-        measured(**{"eval": "true", which: "setsid sleep 97 &"}) for which in ("eval", "guard")
+        measured(**{"eval": "true", which: f"setsid sleep 97.{OWN} &"})
+        for which in ("eval", "guard")
     )
 
-    assert "(sleep 97)" in (left.error_message or "") and passed.outcome == "passed"
-    assert time.monotonic() - started < 90 and not _running("sleep\0097")
+    assert f"(sleep 97.{OWN})" in (left.error_message or "") and passed.outcome == "passed"
+    assert time.monotonic() - started < 90 and not _running(f"sleep\00097.{OWN}")

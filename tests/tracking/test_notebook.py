@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from autopilot.core.callback import Callback
 from autopilot.core.experiment import Experiment
 from autopilot.core.module import AutoPilotModule
 from autopilot.core.parameter import PathParameter
@@ -11,6 +12,7 @@ from autopilot.core.trainer import Trainer
 from autopilot.core.types import Datum
 from autopilot.errors import ExperimentError
 from autopilot.git.commands import run_git
+from autopilot.report.collection import collect
 from autopilot.testing import ScriptedOptimizer
 from autopilot.tracking import GitMemory, GitStore
 from autopilot.tracking.finding import latest
@@ -50,15 +52,45 @@ def top(repository):
     return top
 
 
-def run(top, *levels, slug="demo", epochs=None):
+def run(top, *levels, slug="demo", epochs=None, callbacks=()):
     store = GitStore(slug, top)
     experiment = Experiment(store, GitMemory(store))
-    trainer = Trainer(experiment=experiment)
+    trainer = Trainer(callbacks, experiment=experiment)
     trainer.fit(Level(top, *levels), max_epochs=len(levels) if epochs is None else epochs)
     trainer.test(Level(top), [[{"id": "x", "value": 0}]])
     experiment.close()
     run_git(["checkout", "--quiet", "rules"], cwd=top)
     return store
+
+
+class Beside(Callback):
+    """Reads a run in parts: some before an epoch's verdict is written, the others after that."""
+
+    def __init__(self, repository, first):
+        self.repository, self.first, self.seen = repository, first, []
+
+    def on_verdict(self, trainer, module, decision):
+        if trainer.current_epoch:
+            self.book = Notebook(self.repository, "demo")
+            self.first(self.book)
+
+    def on_epoch_recorded(self, trainer, module, record):
+        if record.epoch:
+            now, book = Notebook(self.repository, "demo"), self.book
+            collect(book)
+            newest = [book.last.epoch, book.epochs[-1].number, book.index.epochs[-1].number]
+            assert newest == [record.epoch - 1] * 3
+            assert (now.last.epoch, now.best_commit) == (record.epoch, now.after(record.best_epoch))
+            self.seen.append(now.index.epochs[-1].number)
+
+
+@pytest.mark.parametrize(
+    "first", [lambda book: book.epochs, lambda book: book.last, lambda book: book.index]
+)
+def test_what_is_read_beside_a_run_is_of_one_moment(repository, top, first):
+    beside = Beside(repository, first)
+    run(top, 2, 3, 4, callbacks=beside)
+    assert beside.seen == [1, 2, 3]
 
 
 def test_the_epochs_as_they_went(repository, top):
