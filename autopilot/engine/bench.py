@@ -26,7 +26,7 @@ from autopilot.engine.board import Child
 from autopilot.engine.fresh import ItemLimits
 from autopilot.engine.options import Options
 from autopilot.engine.target import load_target
-from autopilot.errors import MissingSourceError, ParameterError, UsageError
+from autopilot.errors import AutopilotError, MissingSourceError, ParameterError, UsageError
 from autopilot.files import read_file, remove_file, replace_file
 from autopilot.git.packing import start_packing
 from autopilot.git.repository import Repository
@@ -241,12 +241,11 @@ class Upkeep(Callback):
 
     def _rewritten(self) -> list[str]:
         """A sentence on tracked files of the worktree that an evaluation changed."""
-        repo, found = self._bench.workspace.repo, list[str]()
+        repo, changed = self._bench.workspace.repo, list[str]()
         if not self._bench.workspace.in_place:
-            for name in _changed_beside(repo, self._bench.scopes):
-                with contextlib.suppress(OSError):  # a sparse checkout has not all
-                    if (repo.workdir / name).lstat().st_mtime >= self._began_s:
-                        found.append(name)
+            with contextlib.suppress(AutopilotError):  # git fails at a submodule that is a link
+                changed = _changed_beside(repo, self._bench.scopes)
+        found = [name for name in changed if _changed_s(repo.workdir / name) >= self._began_s]
         then = "the next ones find it so, a replay does not; write it where git ignores it"
         return [f"an evaluation changes {_some(found)}: {then}"] if found else []
 
@@ -304,6 +303,14 @@ def _changed_beside(repo: Repository, scopes: Sequence[Scope]) -> list[str]:
         if state in ("modified", "deleted", "conflicted")
         and not any(scope.covers(name) for scope in scopes)
     ]
+
+
+def _changed_s(path: Path) -> float:
+    """When a file was changed; 0 where there is none, as in a sparse checkout."""
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return 0
 
 
 def _some(names: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 
 from autopilot.errors import LockHeldError, RepositoryError, translated_as
@@ -26,7 +27,7 @@ def named() -> int:
     return [os.getpid(), *signer][-1]
 
 
-_ATTEMPTS = 5
+_ATTEMPTS, _ATTEMPTS_OF_DEAD = 5, 1000
 _LOCK_AGE_S = 1.0
 # Anybody may hold it, but none for so long: packing hundreds of thousands of refs takes seconds.
 _PACKED_AGE_S = 600.0
@@ -42,6 +43,18 @@ class Holder:
     pid: int
     host: str
     since: str
+
+    def is_dead(self) -> bool:
+        """Whether it is of this machine, and has ended: processes that it started hold the lock."""
+        if not self.pid or self.host != socket.gethostname():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:  # another user's
+            return False
+        return False
 
 
 class ExclusiveLock:
@@ -70,7 +83,7 @@ class ExclusiveLock:
         return self._handle is not None
 
     def acquire(self) -> None:
-        """Takes the lock, without waiting.
+        """Takes the lock. It is waited for where its holder is dead: what that started ends soon.
 
         Raises:
             LockHeldError: it is held, by another process or by this one.
@@ -82,17 +95,16 @@ class ExclusiveLock:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             opened.callback(os.close, handle)
-            try:
-                # `holder` of another process may touch the lock for an instant: insist a little.
-                for _ in range(_ATTEMPTS):
-                    with contextlib.suppress(BlockingIOError):
-                        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        break
-                    time.sleep(_PAUSE_S)
-                else:
+            for attempt in count():
+                try:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise self._held(_read_holder(self.path)) from error
+                    break
+                except BlockingIOError as error:
+                    # `holder` of another process may touch it for an instant: insist a little.
+                    holder = _read_holder(self.path)
+                    if attempt >= (_ATTEMPTS_OF_DEAD if holder.is_dead() else _ATTEMPTS):
+                        raise self._held(holder) from error
+                    time.sleep(_PAUSE_S)
             now = datetime.now(UTC).isoformat(timespec="seconds")
             record = {"pid": named(), "host": socket.gethostname(), "since": now}
             os.ftruncate(handle, 0)
@@ -145,6 +157,7 @@ class ExclusiveLock:
         who = "another process"
         if holder is not None and holder.pid:
             who = f"process {holder.pid} on {holder.host}, since {holder.since}"
+            who = f"what is left of {who}" if holder.is_dead() else who
         return LockHeldError(
             f"{self.path.stem} is held by {who}", hint="wait until it is done, or stop it"
         )

@@ -245,9 +245,10 @@ def test_a_note_that_is_written_meanwhile_is_not_lost(pair):  # noqa: F811
     merging = subprocess.Popen(["git", "merge", "--no-ff", "-q", "-m", "m", tip], cwd=a.top)
     count = 0
     while merging.poll() is None or count < 5:
-        count += 1
-        record = MetricsRecord(id=f"r{count}", split="val", metrics={}, verdict="kept")
-        journal.write(base, [record])
+        if count < 40:  # it gives up where others write all the time
+            count += 1
+            record = MetricsRecord(id=f"r{count}", split="val", metrics={}, verdict="kept")
+            journal.write(base, [record])
         time.sleep(0.05)
     assert len(noted(a, base).splitlines()) == count
     assert noted(a, "HEAD") == noted(a, tip)

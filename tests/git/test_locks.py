@@ -7,11 +7,13 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from autopilot.errors import LockHeldError, RepositoryError
+from autopilot.git import locks
 from autopilot.git.locks import ExclusiveLock, Holder
 
 HOLD = """
@@ -69,6 +71,25 @@ def test_a_kill_releases_it(tmp_path: Path) -> None:
         holder = lock.holder()
         assert holder is not None
         assert holder.pid == os.getpid()
+
+
+def test_what_a_dead_holder_left_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run is named by its first process: a kill of that one ends the others a moment later."""
+    path, gone = tmp_path / "x.lock", subprocess.Popen(["true"])
+    gone.wait()
+    monkeypatch.setattr(locks, "signer", [gone.pid])
+    left = ExclusiveLock(path)
+    left.acquire()
+    released = threading.Timer(0.5, left.release)
+    released.start()
+    with ExclusiveLock(path) as lock:
+        assert lock.held
+    released.join()
+    monkeypatch.setattr(locks, "_ATTEMPTS_OF_DEAD", 7)
+    with left, pytest.raises(LockHeldError, match=f"by what is left of process {gone.pid} on "):
+        ExclusiveLock(path).acquire()
 
 
 def test_a_damaged_record_is_no_obstacle(tmp_path: Path) -> None:
