@@ -85,7 +85,7 @@ def test_a_metric_that_is_noisy_is_compared_within_its_own_tolerance(place: Plac
     assert "one replays: 2 epochs came out as recorded, as far as it can be compared" in done.out
     both = ("--tolerance", "slow=0.2", "--tolerance", "s=0.2")
     assert "not comparable" not in place.run("replay", "one", *both).out
-    strict = place.autopilot("replay", "one", "--best-only", "--tolerance", "slow=0.0001", "--json")
+    strict = place.autopilot("replay", "one", "--best-only", "--tolerance", "slow=1e-12", "--json")
     assert strict.code == 1
     differing = {each["what"] for each in strict.document["differences"]}
     assert differing == {"val slow", "test slow"}
