@@ -35,7 +35,7 @@ from autopilot.sandbox.audit_hooks import Inputs
 from autopilot.sandbox.children import Children, Watcher
 from autopilot.sandbox.offline import Offline
 from autopilot.sandbox.workspace import Workspace
-from autopilot.text import counted, printable
+from autopilot.text import counted, some
 from autopilot.tracking.memory import lessons_before
 from autopilot.tracking.parameters import (
     Scope,
@@ -247,7 +247,7 @@ class Upkeep(Callback):
                 changed = _changed_beside(repo, self._bench.scopes)
         found = [name for name in changed if _changed_s(repo.workdir / name) >= self._began_s]
         then = "the next ones find it so, a replay does not; write it where git ignores it"
-        return [f"an evaluation changes {_some(found)}: {then}"] if found else []
+        return [f"an evaluation changes {some(found)}: {then}"] if found else []
 
     def on_epoch_recorded(self, trainer: RunView, module: object, record: MetricsRecord) -> None:
         if record.epoch == 0:
@@ -291,7 +291,7 @@ def check_parameters(bench: Bench, *, include_dirty: bool) -> list[str]:
         changed = _changed_beside(workspace.user, scopes)
         if not changed:
             return []
-        files = f"{counted(len(changed), 'changed file')} ({_some(changed)})"
+        files = f"{counted(len(changed), 'changed file')} ({some(changed)})"
         return [f"not part of the run, since not committed: {files}"]
 
 
@@ -311,10 +311,6 @@ def _changed_s(path: Path) -> float:
         return path.lstat().st_mtime
     except OSError:
         return 0
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join([*map(printable, names[:3]), *["..."] * (len(names) > 3)])
 
 
 def explain_missing(workspace: Workspace, base: str, error: MissingSourceError) -> ParameterError:
