@@ -41,7 +41,7 @@ NEIGHBOURS = {("files", "errors"), ("audit", "text")}
 TOP = {"autopilot", "autopilot.__main__"}
 
 # The weight of the house, with everything that is planned for it.
-FILES_AT_MOST, LINES_AT_MOST = 258, 67_561
+FILES_AT_MOST, LINES_AT_MOST = 258, 67_555
 # Files with more than 400 lines, and why they are not two.
 LONG = {
     "autopilot.core.experiment": "one class, everything that happens to an experiment",

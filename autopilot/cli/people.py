@@ -25,7 +25,7 @@ from autopilot.core.people import APPROVE, PAUSED, REFUSE, STEERED, reviewed
 from autopilot.core.records.message import one_line
 from autopilot.core.records.record import Event, ProgressNote, StepRecord
 from autopilot.errors import ExperimentError, UsageError
-from autopilot.git.locks import Holder
+from autopilot.git.locks import Holder, is_alive
 from autopilot.report.comparison import picked
 from autopilot.sandbox.processes import mark
 from autopilot.text import hide
@@ -100,7 +100,7 @@ def pause(
     output.line(f"{slug}: process {holder.pid} ends after {_going_on(notebook)}")
     while wait:
         now = Notebook(notebook.repo, slug).status
-        if now.holder is None and (now.is_over or not _is_alive(holder.pid)):
+        if now.holder is None and (now.is_over or not is_alive(holder.pid)):
             status = now
             break
         time.sleep(_LOOK_S)
@@ -222,14 +222,6 @@ def _going_on(notebook: Notebook) -> str:
     if notes and notes[-1].stepping > 0:
         return f"the agent's step of epoch {notes[-1].epoch}"
     return "the item that is measured"
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return isinstance(error, PermissionError)
-    return True
 
 
 # --- the edit that waits -----------------------------------------------------------------------

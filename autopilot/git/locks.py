@@ -27,6 +27,15 @@ def named() -> int:
     return [os.getpid(), *signer][-1]
 
 
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process on this machine, of whichever user."""
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return isinstance(error, PermissionError)
+    return True
+
+
 _ATTEMPTS, _ATTEMPTS_OF_DEAD = 5, 1000
 _LOCK_AGE_S = 1.0
 # Anybody may hold it, but none for so long: packing hundreds of thousands of refs takes seconds.
@@ -46,15 +55,7 @@ class Holder:
 
     def is_dead(self) -> bool:
         """Whether it is of this machine, and has ended: processes that it started hold the lock."""
-        if not self.pid or self.host != socket.gethostname():
-            return False
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except OSError:  # another user's
-            return False
-        return False
+        return self.pid > 0 and self.host == socket.gethostname() and not is_alive(self.pid)
 
 
 class ExclusiveLock:
