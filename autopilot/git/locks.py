@@ -31,7 +31,7 @@ def is_alive(pid: int) -> bool:
     """Whether there is such a process on this machine, of whichever user."""
     try:
         os.kill(pid, 0)
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # no process has such a number
         return isinstance(error, PermissionError)
     return True
 

@@ -88,8 +88,10 @@ def test_what_a_dead_holder_left_is_waited_for(
         assert lock.held
     released.join()
     monkeypatch.setattr(locks, "_ATTEMPTS_OF_DEAD", 7)
-    with left, pytest.raises(LockHeldError, match=f"by what is left of process {gone.pid} on "):
-        ExclusiveLock(path).acquire()
+    for pid in (gone.pid, 10**30):  # also one that no system has, as of a damaged record
+        monkeypatch.setattr(locks, "signer", [pid])
+        with left, pytest.raises(LockHeldError, match=f"by what is left of process {pid} on "):
+            ExclusiveLock(path).acquire()
 
 
 def test_a_damaged_record_is_no_obstacle(tmp_path: Path) -> None:
